@@ -1,0 +1,262 @@
+"""Mask-to-Matte: the network that turns SAM's features and mask into alpha at three scales.
+
+Li, Jain, Shi: "Matting Anything", arXiv 2306.05399, section 3.2. `MaskToMatte` is the form that is trained and stored;
+`FoldedMaskToMatte` is the same function with spectral and batch normalisation multiplied into the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FEATURE_CHANNELS = 256
+# The picture (3 channels) and the mask (1) are shown to every stage anew.
+SHOWN_CHANNELS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class AlphaPyramid:
+    """Alpha at three scales, all drawn at the size of the padded square.
+
+    Attributes:
+        os8: float [N, 1, side, side] in 0..1, predicted at an eighth of the side.
+        os4: the same, predicted at a quarter.
+        os1: the same, predicted at full size.
+    """
+
+    os8: Tensor
+    os4: Tensor
+    os1: Tensor
+
+    def __len__(self) -> int:
+        return self.os8.shape[0]
+
+    def __getitem__(self, targets: slice) -> AlphaPyramid:
+        return AlphaPyramid(self.os8[targets], self.os4[targets], self.os1[targets])
+
+    def cpu(self) -> AlphaPyramid:
+        return AlphaPyramid(self.os8.cpu(), self.os4.cpu(), self.os1.cpu())
+
+
+class SpectralNormConv(nn.Module):
+    """A convolution (transposed if asked) whose weight is divided by its largest singular value.
+
+    Miyato et al., "Spectral Normalization for Generative Adversarial Networks", 2018. While training, each forward
+    makes one step of power iteration on the stored vectors u and v; at inference they are used as stored. The
+    parameters sit in a submodule `module`, as in the published checkpoints.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, transposed: bool = False):
+        super().__init__()
+        self.transposed = transposed
+        shape = (in_channels, out_channels) if transposed else (out_channels, in_channels)
+        weight = torch.empty(*shape, kernel_size, kernel_size)
+        nn.init.xavier_uniform_(weight)
+        u = F.normalize(torch.randn(weight.shape[0]), dim=0, eps=1e-12)
+        v = F.normalize(torch.randn(weight[0].numel()), dim=0, eps=1e-12)
+        self.module = nn.Module()
+        self.module.weight_bar = nn.Parameter(weight)
+        self.module.weight_u = nn.Parameter(u, requires_grad=False)
+        self.module.weight_v = nn.Parameter(v, requires_grad=False)
+
+    def normalised_weight(self) -> Tensor:
+        """weight_bar / (u . W v), W being weight_bar as a matrix with its first dimension as rows."""
+        u, v = self.module.weight_u, self.module.weight_v
+        matrix = self.module.weight_bar.flatten(1)
+        if self.training:
+            with torch.no_grad():
+                v.copy_(F.normalize(matrix.t().mv(u), dim=0, eps=1e-12))
+                u.copy_(F.normalize(matrix.mv(v), dim=0, eps=1e-12))
+        return self.module.weight_bar / u.dot(matrix.mv(v))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.transposed:
+            return F.conv_transpose2d(x, self.normalised_weight(), stride=2, padding=1)
+        weight = self.normalised_weight()
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+class UpBlock(nn.Module):
+    """Doubles the size: transposed convolution and convolution beside a nearest-neighbour shortcut.
+
+    [N, in_channels, h, w] -> [N, out_channels, 2 h, 2 w]
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = SpectralNormConv(in_channels, in_channels, 4, transposed=True)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv2 = SpectralNormConv(in_channels, out_channels, 3)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.upsample = nn.Sequential(
+            nn.UpsamplingNearest2d(scale_factor=2),
+            SpectralNormConv(in_channels, out_channels, 1),
+            nn.BatchNorm2d(out_channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(F.leaky_relu(self.bn1(self.conv1(x)), 0.2)))
+        return F.leaky_relu(residual + self.upsample(x), 0.2)
+
+
+class FlatBlock(nn.Module):
+    """Two 3 x 3 convolutions beside the identity. [N, C, h, w] -> [N, C, h, w]"""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = SpectralNormConv(channels, channels, 3)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = SpectralNormConv(channels, channels, 3)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(F.leaky_relu(self.bn1(self.conv1(x)), 0.2)))
+        return F.leaky_relu(residual + x, 0.2)
+
+
+def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
+    up = UpBlock(in_channels + SHOWN_CHANNELS, out_channels)
+    return nn.Sequential(up, *(FlatBlock(out_channels) for _ in range(blocks - 1)))
+
+
+def _head(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(32, 1, 3, padding=1),
+    )
+
+
+class MaskToMatte(nn.Module):
+    """The published network: 2,714,619 trainable parameters, 184 state-dict entries."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer2 = _stage(FEATURE_CHANNELS, 128, 3)
+        self.refine_OS8 = _head(128)
+        self.layer3 = _stage(128, 64, 3)
+        self.refine_OS4 = _head(64)
+        self.layer4 = _stage(64, 32, 2)
+        self.conv1 = SpectralNormConv(32, 32, 4, transposed=True)
+        self.bn1 = nn.BatchNorm2d(32)
+        self.refine_OS1 = _head(32)
+
+    def forward(self, features: Tensor, image: Tensor, mask: Tensor) -> AlphaPyramid:
+        """
+        Args:
+            features: float [N, 256, side / 16, side / 16], SAM's embedding.
+            image: float [N, 3, side, side], normalised and padded.
+            mask: float [N, 1, side / 4, side / 4] of {0, 1}, SAM's chosen mask in the padded square.
+        """
+        return _run_stages(self, features, image, mask, lambda x: F.leaky_relu(self.bn1(self.conv1(x)), 0.2))
+
+    def fold(self) -> FoldedMaskToMatte:
+        """The same function for inference: no normalisation left, weights rounded to float32 once."""
+        return FoldedMaskToMatte(self)
+
+
+class FoldedMaskToMatte(nn.Module):
+    """Mask-to-Matte with spectral and batch normalisation folded into plain convolutions.
+
+    Takes and returns what `MaskToMatte` does; agrees with it (in eval mode) to 1e-5.
+    """
+
+    def __init__(self, trained: MaskToMatte):
+        super().__init__()
+        for name in ("layer2", "layer3", "layer4"):
+            up, *flat = getattr(trained, name)
+            setattr(self, name, nn.Sequential(_FoldedUpBlock(up), *(_FoldedFlatBlock(block) for block in flat)))
+        for name in ("refine_OS8", "refine_OS4", "refine_OS1"):
+            first, norm, _, last = getattr(trained, name)
+            setattr(self, name, nn.Sequential(_folded(first, norm), nn.LeakyReLU(0.2, inplace=True), _copied(last)))
+        self.conv1 = _folded(trained.conv1, trained.bn1)
+        self.requires_grad_(False)
+        self.eval()
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, features: Tensor, image: Tensor, mask: Tensor) -> AlphaPyramid:
+        features = features.contiguous(memory_format=torch.channels_last)
+        return _run_stages(self, features, image, mask, lambda x: F.leaky_relu(self.conv1(x), 0.2, inplace=True))
+
+
+class _FoldedUpBlock(nn.Module):
+    def __init__(self, trained: UpBlock):
+        super().__init__()
+        self.conv1 = _folded(trained.conv1, trained.bn1)
+        self.conv2 = _folded(trained.conv2, trained.bn2)
+        self.shortcut = _folded(trained.upsample[1], trained.upsample[2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.conv2(F.leaky_relu(self.conv1(x), 0.2, inplace=True))
+        # A 1 x 1 convolution commutes with nearest upsampling: at a quarter of the pixels it costs a quarter.
+        residual += F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest")
+        return F.leaky_relu(residual, 0.2, inplace=True)
+
+
+class _FoldedFlatBlock(nn.Module):
+    def __init__(self, trained: FlatBlock):
+        super().__init__()
+        self.conv1 = _folded(trained.conv1, trained.bn1)
+        self.conv2 = _folded(trained.conv2, trained.bn2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.conv2(F.leaky_relu(self.conv1(x), 0.2, inplace=True))
+        residual += x
+        return F.leaky_relu(residual, 0.2, inplace=True)
+
+
+def _run_stages(net, features: Tensor, image: Tensor, mask: Tensor, last_upsampling) -> AlphaPyramid:
+    def show(x: Tensor) -> Tensor:
+        return torch.cat([x, _resized(image, x.shape[-2:]).to(x), _resized(mask, x.shape[-2:]).to(x)], dim=1)
+
+    x = net.layer2(show(features))
+    os8 = net.refine_OS8(x)
+    x = net.layer3(show(x))
+    os4 = net.refine_OS4(x)
+    x = net.layer4(show(x))
+    os1 = net.refine_OS1(last_upsampling(x))
+    side = os1.shape[-2:]
+    return AlphaPyramid(_alpha(_resized(os8.float(), side)), _alpha(_resized(os4.float(), side)), _alpha(os1.float()))
+
+
+def _resized(x: Tensor, size) -> Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def _alpha(x: Tensor) -> Tensor:
+    return (torch.tanh(x) + 1) / 2
+
+
+def _folded(conv: SpectralNormConv | nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d | nn.ConvTranspose2d:
+    """One plain convolution for a convolution without bias and the batch normalisation behind it.
+
+    Computed in float64 and rounded once, so that the folded network stays within 1e-5 of the trained one.
+    """
+    transposed = isinstance(conv, SpectralNormConv) and conv.transposed
+    if isinstance(conv, SpectralNormConv):
+        weight = conv.module.weight_bar.detach().double()
+        u, v = conv.module.weight_u.double(), conv.module.weight_v.double()
+        weight = weight / u.dot(weight.flatten(1).mv(v))
+    else:
+        weight = conv.weight.detach().double()
+    gain = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    weight = weight * (gain[None, :, None, None] if transposed else gain[:, None, None, None])
+    bias = norm.bias.detach().double() - norm.running_mean.double() * gain
+    kernel_size = weight.shape[-1]
+    if transposed:
+        folded = nn.ConvTranspose2d(weight.shape[0], weight.shape[1], kernel_size, stride=2, padding=1)
+    else:
+        folded = nn.Conv2d(weight.shape[1], weight.shape[0], kernel_size, padding=kernel_size // 2)
+    folded.weight.data = weight.float()
+    folded.bias.data = bias.float()
+    return folded
+
+
+def _copied(conv: nn.Conv2d) -> nn.Conv2d:
+    copy = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
+    copy.load_state_dict(conv.state_dict())
+    return copy

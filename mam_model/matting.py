@@ -1,0 +1,143 @@
+"""Matting Anything from end to end: encode -> segment -> predict -> merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .m2m import AlphaPyramid, FoldedMaskToMatte, MaskToMatte
+from .merge import PUBLISHED_MERGE, MergeOptions, merge
+from .prompt import Prompt
+from .sam import Embedding, Guidance, Sam
+
+
+class MattingAnything:
+    """SAM and Mask-to-Matte, and the four steps between a picture and its mattes.
+
+    Each step's result can be looked at and handed to the next one changed:
+
+        matting = MattingAnything.from_files("sam_vit_b_01ec64.pth", "mam_vitb.pth")
+        embedding = matting.embed(image)                       # once per picture
+        guidance = matting.segment(embedding, prompts)         # T targets, three candidates each
+        pyramid = matting.predict(embedding, guidance)         # alpha at three scales
+        alphas = matting.merge(pyramid, guidance)              # [T, H, W]
+    """
+
+    def __init__(self, sam: Sam, m2m: MaskToMatte | FoldedMaskToMatte):
+        self.sam = sam
+        self.m2m = m2m.fold() if isinstance(m2m, MaskToMatte) else m2m
+
+    @classmethod
+    def from_files(cls, sam_path: str | Path, m2m_path: str | Path, device: str = "cpu") -> MattingAnything:
+        """Loads both networks from their published or converted files.
+
+        Raises:
+            CheckpointError: when a file is not what it should be; it says what it is instead.
+        """
+        from .checkpoint import load_m2m, load_sam
+
+        return cls(load_sam(sam_path).to(device), load_m2m(m2m_path).fold().to(device))
+
+    @torch.inference_mode()
+    def embed(self, image: Tensor) -> Embedding:
+        """Runs SAM's image encoder on a picture, float [H, W, 3], sRGB 0..1."""
+        check_picture(image)
+        return self.sam.encode(image[..., :3])
+
+    @torch.inference_mode()
+    def segment(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Guidance:
+        """Finds the T targets that the prompts point at. See `Sam.decode`."""
+        return self.sam.decode(embedding, prompts)
+
+    @torch.inference_mode()
+    def predict(self, embedding: Embedding, guidance: Guidance, targets_per_step: int = 1) -> AlphaPyramid:
+        """Predicts alpha at three scales for every target. See `predict_pyramid`."""
+        return predict_pyramid(self.m2m, embedding, guidance, targets_per_step)
+
+    @torch.inference_mode()
+    def merge(self, pyramid: AlphaPyramid, guidance: Guidance, options: MergeOptions = PUBLISHED_MERGE) -> Tensor:
+        """Merges every target's pyramid. Returns float32 [T, H, W] on the CPU."""
+        return merge_targets(pyramid, guidance, options)
+
+    def matte(self, image: Tensor, prompts: Sequence[Prompt], options: MergeOptions = PUBLISHED_MERGE) -> Tensor:
+        """All four steps at once for one picture.
+
+        Args:
+            image: float [H, W, 3], sRGB 0..1; further channels are ignored.
+            prompts: one per target, in pixels of the picture.
+        Returns:
+            float32 [T, H, W], 1 = target. An empty prompt gives an empty matte.
+        """
+        embedding = self.embed(image)
+        guidance = self.segment(embedding, prompts)
+        return self.merge(self.predict(embedding, guidance), guidance, options)
+
+
+def predict_pyramid(
+    m2m: FoldedMaskToMatte, embedding: Embedding, guidance: Guidance, targets_per_step: int = 1
+) -> AlphaPyramid:
+    """Runs Mask-to-Matte for every target of a picture.
+
+    Args:
+        targets_per_step: how many targets go through the network together; memory grows with it, the result does not
+            depend on it.
+    Returns:
+        pyramid of T entries on the network's device, in the order of the targets.
+    """
+    weight = next(m2m.parameters())
+    frame = embedding.frame
+    features = embedding.features.to(weight)
+    image = frame.network_input(embedding.content, weight.device).to(weight.dtype)
+    masks = guidance.network_mask.to(weight)
+    shape = (len(guidance), 1, frame.side, frame.side)
+    scales = tuple(torch.zeros(shape, device=weight.device) for _ in range(3))
+    for start in range(0, len(guidance), targets_per_step):
+        part = slice(start, start + targets_per_step)
+        count = len(masks[part])
+        pyramid = m2m(features.expand(count, -1, -1, -1), image.expand(count, -1, -1, -1), masks[part])
+        for whole, piece in zip(scales, (pyramid.os8, pyramid.os4, pyramid.os1)):
+            whole[part] = piece
+    return AlphaPyramid(*scales)
+
+
+def merge_targets(pyramid: AlphaPyramid, guidance: Guidance, options: MergeOptions = PUBLISHED_MERGE) -> Tensor:
+    """Merges the pyramids of all targets of a picture. Returns float32 [T, H, W] on the CPU."""
+    frame = guidance.frame
+    alphas = torch.zeros(len(guidance), frame.height, frame.width)
+    for target in range(len(guidance)):
+        alphas[target] = merge(pyramid[target : target + 1], guidance.post_mask(target), frame, options)
+    return alphas
+
+
+def share_pixels(alphas: Tensor) -> Tensor:
+    """Settles overlaps, so that the alphas of one frame sum to at most 1 everywhere.
+
+    Where instances claim more of a pixel than there is, each keeps a share in proportion to the square of its claim:
+    a body keeps nearly all of itself against the faint fringe of a neighbour, while two strands of hair that cross
+    share alike. Where the claims fit, nothing changes.
+
+    Args:
+        alphas: float [T, H, W] in 0..1.
+    Returns:
+        float [T, H, W], a new tensor.
+    """
+    total = alphas.sum(dim=0, keepdim=True)
+    claims = alphas.square()
+    shares = claims / claims.sum(dim=0, keepdim=True).clamp_min(1e-12)
+    return torch.where(total > 1, shares, alphas)
+
+
+def check_picture(image: Tensor) -> None:
+    """Refuses what is not a picture.
+
+    Raises:
+        ValueError: unless `image` is a finite [H, W, C] tensor with at least one pixel and three channels.
+    """
+    if image.ndim != 3 or image.shape[-1] < 3 or 0 in image.shape:
+        shape = " x ".join(str(n) for n in image.shape)
+        raise ValueError(f"A picture has the shape height x width x 3 (red, green, blue); this one is {shape}.")
+    if not torch.isfinite(image).all():
+        raise ValueError("The picture holds NaN or infinite values. Look at the node that made it.")

@@ -1,0 +1,230 @@
+"""What the user points at: prompts for one target, and sets of prompts for a batch of frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be used, said in words its author understands."""
+
+
+class Scribble(IntEnum):
+    """Values of a scribble map: which stroke, if any, covers a pixel."""
+
+    NONE = 0
+    FOREGROUND = 1
+    BACKGROUND = 2
+    UNKNOWN = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Everything the user said about one target, in pixels of the original picture.
+
+    Attributes:
+        points_px: (x, y) of each point; (0, 0) is the top left pixel.
+        labels: one per point; 1 = on the target, 0 = not on the target.
+        box_xyxy_px: (x0, y0, x1, y1) around the target, or None.
+        mask: float [H, W] in 0..1, 1 = target, or None.
+        mask_is_guidance: True: the mask is the target and SAM does not decide again;
+            False: the mask is a hint that SAM's decoder weighs beside points and box.
+        scribbles: uint8 [H, W] of `Scribble` values, or None.
+        candidate: which of SAM's three masks to take (0, 1, 2); None takes the best by predicted IoU.
+        label: what the target is called ("girl", "left dog"); free text.
+        score: confidence of whoever found the target, 0..1.
+    """
+
+    points_px: tuple[tuple[float, float], ...] = ()
+    labels: tuple[int, ...] = ()
+    box_xyxy_px: tuple[float, float, float, float] | None = None
+    mask: Tensor | None = None
+    mask_is_guidance: bool = False
+    scribbles: Tensor | None = None
+    candidate: int | None = None
+    label: str = ""
+    score: float = 1.0
+
+    @property
+    def is_empty(self) -> bool:
+        """True when nothing was said at all, or when every given mask and scribble map is blank."""
+        return not (self.points_px or self.box_xyxy_px or self.has_mask or self.has_scribbles)
+
+    @property
+    def has_mask(self) -> bool:
+        return self.mask is not None and bool((self.mask > 0.5).any())
+
+    @property
+    def has_scribbles(self) -> bool:
+        return self.scribbles is not None and bool((self.scribbles != Scribble.NONE).any())
+
+    def or_candidate(self, candidate: int | None) -> Prompt:
+        """This prompt, with `candidate` as its choice of mask if it has none of its own."""
+        return self if self.candidate is not None else replace(self, candidate=candidate)
+
+    def merged_with(self, other: Prompt) -> Prompt:
+        """One target that both prompts speak about: points add up, masks and strokes unite, boxes span both.
+
+        Raises:
+            PromptError: when masks or scribble maps of different sizes meet.
+        """
+        return replace(
+            self,
+            points_px=self.points_px + other.points_px,
+            labels=self.labels + other.labels,
+            box_xyxy_px=_spanning(self.box_xyxy_px, other.box_xyxy_px),
+            mask=_united(self.mask, other.mask, "masks"),
+            mask_is_guidance=self.mask_is_guidance or other.mask_is_guidance,
+            scribbles=_united(self.scribbles, other.scribbles, "scribble maps"),
+            candidate=self.candidate if self.candidate is not None else other.candidate,
+            label=self.label or other.label,
+            score=max(self.score, other.score),
+        )
+
+    def checked(self, width: int, height: int) -> Prompt:
+        """This prompt, tidied for a picture of `width` x `height` pixels.
+
+        A box drawn from right to left is turned round and a box that reaches over the edge is cut at the edge,
+        because both have one obvious meaning. Whatever has none is refused.
+
+        Raises:
+            PromptError: for NaN or infinite coordinates, a point or a whole box outside the picture, a box without
+                area, labels other than 0 and 1 or not one per point, a mask of another size, a candidate other
+                than 0, 1 and 2.
+        """
+        if len(self.labels) != len(self.points_px):
+            raise PromptError(
+                f"There are {len(self.points_px)} points but {len(self.labels)} labels; each point needs one."
+            )
+        for (x, y), label in zip(self.points_px, self.labels):
+            if not (math.isfinite(x) and math.isfinite(y)):
+                raise PromptError(f"The point ({x}, {y}) is not a number. Give x and y in pixels of the picture.")
+            if label not in (0, 1):
+                raise PromptError(
+                    f"The point ({x:g}, {y:g}) has the label {label}; 1 means on the subject, 0 means not."
+                )
+            if not (0 <= x <= width and 0 <= y <= height):
+                raise PromptError(
+                    f"The point ({x:g}, {y:g}) lies outside the picture, which is {width} x {height} pixels. "
+                    "Coordinates are pixels of the original picture, x from the left and y from the top."
+                )
+        if self.candidate not in (None, 0, 1, 2):
+            raise PromptError(f"SAM offers the candidates 0, 1 and 2; there is no candidate {self.candidate}.")
+        box = self.box_xyxy_px and _checked_box(self.box_xyxy_px, width, height)
+        for name, area in (("mask", self.mask), ("scribble map", self.scribbles)):
+            # A blank mask of another size is what LoadImage gives for a picture without alpha: it says nothing.
+            if area is not None and tuple(area.shape) != (height, width) and bool((area > 0.5).any()):
+                raise PromptError(
+                    f"The {name} is {' x '.join(str(n) for n in reversed(area.shape))} pixels but the picture is "
+                    f"{width} x {height}. Resize it to the picture's size."
+                )
+        if self.mask is not None and not torch.isfinite(self.mask).all():
+            raise PromptError("The mask holds NaN or infinite values. Mask values go from 0 to 1.")
+        return replace(
+            self,
+            box_xyxy_px=box,
+            mask=self.mask if self.has_mask else None,
+            scribbles=self.scribbles if self.has_scribbles else None,
+        )
+
+
+def _spanning(a, b):
+    if a is None or b is None:
+        return a or b
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def _united(a: Tensor | None, b: Tensor | None, name: str) -> Tensor | None:
+    if a is None or b is None:
+        return a if b is None else b
+    if a.shape != b.shape:
+        sizes = [f"{area.shape[-1]} x {area.shape[-2]}" for area in (a, b)]
+        raise PromptError(f"The {name} of one target differ in size: {sizes[0]} and {sizes[1]} pixels.")
+    return torch.maximum(a, b)
+
+
+def _checked_box(box_xyxy_px, width: int, height: int) -> tuple[float, float, float, float]:
+    if not all(math.isfinite(v) for v in box_xyxy_px):
+        raise PromptError(f"The box {_spoken(box_xyxy_px)} holds something that is not a number.")
+    x0, x1 = sorted((box_xyxy_px[0], box_xyxy_px[2]))
+    y0, y1 = sorted((box_xyxy_px[1], box_xyxy_px[3]))
+    if x1 - x0 <= 0 or y1 - y0 <= 0:
+        raise PromptError(f"The box {_spoken(box_xyxy_px)} has no area. Draw it around the whole subject.")
+    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        raise PromptError(
+            f"The box {_spoken(box_xyxy_px)} lies outside the picture, which is {width} x {height} pixels. "
+            "A box is given as left, top, right, bottom in pixels of the original picture."
+        )
+    return max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+
+
+def _spoken(box_xyxy_px) -> str:
+    return "(" + ", ".join(f"{v:g}" for v in box_xyxy_px) + ")"
+
+
+@dataclass(frozen=True, eq=False)
+class PromptSet:
+    """The targets of a batch: for each frame, one `Prompt` per target.
+
+    Attributes:
+        frames: one tuple of prompts per frame; a single entry speaks for every frame of any batch. An empty tuple is
+            a frame in which nothing was found.
+    """
+
+    frames: tuple[tuple[Prompt, ...], ...] = ((),)
+
+    def for_batch(self, frame_count: int) -> tuple[tuple[Prompt, ...], ...]:
+        """One tuple of prompts for each of `frame_count` frames.
+
+        Raises:
+            PromptError: when there are several frames of prompts, but not as many as pictures.
+        """
+        if len(self.frames) == 1:
+            return self.frames * frame_count
+        if len(self.frames) != frame_count:
+            raise PromptError(
+                f"There are prompts for {len(self.frames)} frames but {frame_count} pictures. "
+                "Give prompts for one frame (they are used for all) or for each picture."
+            )
+        return self.frames
+
+    def joined_with(self, other: PromptSet) -> PromptSet:
+        """The targets of both sets, side by side in every frame.
+
+        Raises:
+            PromptError: when both sets speak of several frames, but not of as many.
+        """
+        return self._zipped(other, lambda mine, yours: mine + yours)
+
+    def merged_with(self, other: PromptSet) -> PromptSet:
+        """Each target of this set together with the target of the same number in the other set.
+
+        A set with a single target adds to every target of the other one; a target without a partner stays as it is.
+
+        Raises:
+            PromptError: see `joined_with` and `Prompt.merged_with`.
+        """
+
+        def merge(mine: tuple[Prompt, ...], yours: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+            if not mine or not yours:
+                return mine or yours
+            count = max(len(mine), len(yours))
+            mine, yours = (side * count if len(side) == 1 else side for side in (mine, yours))
+            paired = tuple(a.merged_with(b) for a, b in zip(mine, yours))
+            return paired + mine[len(paired) :] + yours[len(paired) :]
+
+        return self._zipped(other, merge)
+
+    def _zipped(self, other: PromptSet, combine) -> PromptSet:
+        count = max(len(self.frames), len(other.frames))
+        if {len(self.frames), len(other.frames)} - {1, count}:
+            raise PromptError(
+                f"One prompt speaks of {len(self.frames)} frames, the other of {len(other.frames)}. "
+                "Give both for the same frames, or one of them for a single frame that stands for all."
+            )
+        return PromptSet(tuple(combine(a, b) for a, b in zip(self.for_batch(count), other.for_batch(count))))

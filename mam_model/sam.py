@@ -1,0 +1,274 @@
+"""The Segment Anything Model, frozen: a picture becomes an `Embedding`, prompts on it become `Guidance`.
+
+Architecture and weights are those of the `segment-anything` package (Kirillov et al., "Segment Anything", 2023).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .frame import Frame
+from .prompt import Prompt
+from .scribble import points_from_scribbles
+
+# How sure a mask hint is made of itself, as a logit. SAM was trained to refine its own logits, which are in the tens.
+_HINT_LOGIT = 10.0
+
+
+@dataclass(frozen=True)
+class SamConfig:
+    """Sizes of a SAM. `image_size` and `window_size` are in pixels and in tokens."""
+
+    depth: int
+    embed_dim: int
+    num_heads: int
+    global_attention: tuple[int, ...]
+    image_size: int = 1024
+    patch_size: int = 16
+    window_size: int = 14
+    prompt_dim: int = 256
+    decoder_mlp_dim: int = 2048
+
+    @property
+    def name(self) -> str:
+        """The name under which the size is published, or a description of it."""
+        return {SAM_VIT_B: "SAM ViT-B", SAM_VIT_L: "SAM ViT-L", SAM_VIT_H: "SAM ViT-H"}.get(
+            self, f"SAM with {self.depth} blocks of {self.embed_dim} channels"
+        )
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> SamConfig:
+        """Reads every size off the shapes of a SAM state dict.
+
+        Raises:
+            KeyError: when a tensor that every SAM has is missing.
+        """
+        _, grid, _, embed_dim = state_dict["image_encoder.pos_embed"].shape
+        patch_size = state_dict["image_encoder.patch_embed.proj.weight"].shape[-1]
+        depth = 1 + max(int(key.split(".")[2]) for key in state_dict if key.startswith("image_encoder.blocks."))
+        spans = [state_dict[f"image_encoder.blocks.{i}.attn.rel_pos_h"].shape for i in range(depth)]
+        # A relative position table covers -(n - 1)..(n - 1) tokens: the whole grid where attention is global.
+        extents = [(length + 1) // 2 for length, _ in spans]
+        return cls(
+            depth=depth,
+            embed_dim=embed_dim,
+            num_heads=embed_dim // spans[0][1],
+            global_attention=tuple(i for i, extent in enumerate(extents) if extent == grid),
+            image_size=grid * patch_size,
+            patch_size=patch_size,
+            window_size=min(extents),
+            prompt_dim=state_dict["prompt_encoder.no_mask_embed.weight"].shape[1],
+            decoder_mlp_dim=state_dict["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
+        )
+
+
+SAM_VIT_B = SamConfig(depth=12, embed_dim=768, num_heads=12, global_attention=(2, 5, 8, 11))
+SAM_VIT_L = SamConfig(depth=24, embed_dim=1024, num_heads=16, global_attention=(5, 11, 17, 23))
+SAM_VIT_H = SamConfig(depth=32, embed_dim=1280, num_heads=16, global_attention=(7, 15, 23, 31))
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A picture as the networks know it.
+
+    Attributes:
+        features: float32 [1, 256, side / 16, side / 16], SAM's image embedding.
+        content: uint8 [content_height, content_width, 3], the picture as the encoder saw it; Mask-to-Matte needs it.
+        frame: how the picture lies in the square.
+    """
+
+    features: Tensor
+    content: Tensor
+    frame: Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """SAM's answer for the T targets of one picture.
+
+    Attributes:
+        prompts: the T prompts that were answered, checked.
+        logits: float32 [T, 3, side / 4, side / 4], the three candidate masks of each target; above 0 = target.
+        predicted_iou: float32 [T, 3], SAM's own estimate of each candidate's quality.
+        chosen: int64 [T], the candidate that is used.
+        frame: how the picture lies in the square.
+    """
+
+    prompts: tuple[Prompt, ...]
+    logits: Tensor
+    predicted_iou: Tensor
+    chosen: Tensor
+    frame: Frame
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def chosen_logits(self) -> Tensor:
+        """float32 [T, 1, side / 4, side / 4], the used candidate of each target."""
+        return self.logits[torch.arange(len(self)), self.chosen.to(self.logits.device)][:, None]
+
+    @property
+    def network_mask(self) -> Tensor:
+        """float32 [T, 1, side / 4, side / 4] of {0, 1}: the mask as Mask-to-Matte is shown it."""
+        return (self.chosen_logits > 0).float()
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The predicted IoU of the used candidate, one per target, times the score the prompt came with."""
+        best = self.predicted_iou[torch.arange(len(self)), self.chosen.to(self.predicted_iou.device)]
+        return tuple(float(iou) * prompt.score for iou, prompt in zip(best, self.prompts))
+
+    def post_mask(self, target: int) -> Tensor:
+        """The mask of one target at the size of the original picture.
+
+        Returns:
+            float32 [H, W] of {0, 1}; a mask that was given as guidance comes back as it is, soft edges included.
+        """
+        prompt = self.prompts[target]
+        if prompt.mask_is_guidance and prompt.has_mask:
+            return prompt.mask.to(self.logits.device, torch.float32)
+        return (self.frame.logits_to_original(self.chosen_logits[target : target + 1])[0, 0] > 0).float()
+
+    def content_masks(self) -> Tensor:
+        """The hard masks at the size in which the network saw the picture, for showing.
+
+        Returns:
+            float32 [T, content_height, content_width] of {0, 1}.
+        """
+        square = F.interpolate(self.chosen_logits, (self.frame.side, self.frame.side), mode="bilinear")
+        return (square[:, 0, : self.frame.content_height, : self.frame.content_width] > 0).float()
+
+
+class Sam(nn.Module):
+    """SAM's three networks under their published state-dict keys.
+
+    Unlike `segment_anything.Sam` it has no read-only `device`, so ComfyUI can move it. Only the image encoder may be
+    put in half precision: prompt encoder and mask decoder are small and sensitive, and always compute in float32.
+    """
+
+    def __init__(self, config: SamConfig):
+        # Here and not above: it brings torchvision along, which ComfyUI's start should not wait for.
+        from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+
+        super().__init__()
+        self.config = config
+        grid = config.image_size // config.patch_size
+        self.image_encoder = ImageEncoderViT(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.embed_dim,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            mlp_ratio=4,
+            out_chans=config.prompt_dim,
+            qkv_bias=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=config.window_size,
+            global_attn_indexes=config.global_attention,
+        )
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=config.prompt_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(config.image_size, config.image_size),
+            mask_in_chans=16,
+        )
+        self.mask_decoder = MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=config.prompt_dim, mlp_dim=config.decoder_mlp_dim, num_heads=8
+            ),
+            transformer_dim=config.prompt_dim,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        )
+
+    def encode(self, image: Tensor) -> Embedding:
+        """Runs the image encoder: the expensive step, needed once per picture.
+
+        Args:
+            image: float [H, W, 3], sRGB 0..1.
+        """
+        frame = Frame(image.shape[0], image.shape[1], self.config.image_size)
+        return self.encode_content(frame.shrink(image), frame)
+
+    def encode_content(self, content: Tensor, frame: Frame) -> Embedding:
+        """`encode` for a picture that `frame.shrink` has already brought to the network's size."""
+        weight = self.image_encoder.patch_embed.proj.weight
+        square = frame.network_input(content, weight.device).to(weight.dtype)
+        return Embedding(self.image_encoder(square).float(), content, frame)
+
+    def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Guidance:
+        """Decodes all targets of a picture.
+
+        Targets with the same number of points, box and mask go through the decoder in one batch; filling the others up
+        to the longest would add tokens and change their masks. A target's answer does not depend on its neighbours. An
+        empty prompt gets an empty mask with a score of 0.
+
+        Args:
+            prompts: T prompts in pixels of the original picture.
+        Raises:
+            PromptError: see `Prompt.checked`.
+        """
+        frame = embedding.frame
+        device = self.prompt_encoder.no_mask_embed.weight.device
+        prompts = tuple(prompt.checked(frame.width, frame.height) for prompt in prompts)
+        side = frame.side // 4
+        logits = torch.full((len(prompts), 3, side, side), -_HINT_LOGIT, device=device)
+        predicted_iou = torch.zeros(len(prompts), 3, device=device)
+        alike = defaultdict(list)
+        for index, prompt in enumerate(prompts):
+            if prompt.is_empty:
+                continue
+            if prompt.mask_is_guidance and prompt.has_mask:
+                logits[index] = _hint_logits(prompt, frame, device)[0]
+                predicted_iou[index] = 1.0
+                continue
+            points, labels = _points_of(prompt)
+            form = (len(points), prompt.box_xyxy_px is not None, prompt.has_mask)
+            alike[form].append((index, points, labels))
+        features = embedding.features.to(device)
+        image_positions = self.prompt_encoder.get_dense_pe()
+        for (_, has_box, has_mask), members in alike.items():
+            indices = [index for index, _, _ in members]
+            points = labels = boxes = masks = None
+            if members[0][1]:
+                points = frame.points_to_network(torch.tensor([p for _, p, _ in members])).to(device)
+                labels = torch.tensor([label for _, _, label in members], dtype=torch.int32, device=device)
+            if has_box:
+                boxes = torch.tensor([prompts[index].box_xyxy_px for index in indices])
+                boxes = frame.boxes_to_network(boxes).to(device)
+            if has_mask:
+                masks = torch.cat([_hint_logits(prompts[index], frame, device) for index in indices])
+            sparse, dense = self.prompt_encoder((points, labels) if points is not None else None, boxes, masks)
+            logits[indices], predicted_iou[indices] = self.mask_decoder(
+                features, image_positions, sparse, dense, multimask_output=True
+            )
+        best = predicted_iou.argmax(dim=1)
+        overruled = [-1 if prompt.candidate is None else prompt.candidate for prompt in prompts]
+        choice = torch.tensor(overruled, dtype=torch.int64, device=device)
+        return Guidance(prompts, logits, predicted_iou, torch.where(choice < 0, best, choice), frame)
+
+
+def _points_of(prompt: Prompt) -> tuple[list[tuple[float, float]], list[int]]:
+    points = list(prompt.points_px)
+    labels = list(prompt.labels)
+    if prompt.has_scribbles:
+        for point, label in points_from_scribbles(prompt.scribbles):
+            points.append(point)
+            labels.append(label)
+    return points, labels
+
+
+def _hint_logits(prompt: Prompt, frame: Frame, device: torch.device) -> Tensor:
+    """The prompt's mask in the form of SAM's own logits, float32 [1, 1, side / 4, side / 4]."""
+    mask = frame.mask_to_network(prompt.mask.to(device))
+    return (mask * 2 - 1) * _HINT_LOGIT

@@ -1,0 +1,143 @@
+"""Ways to look at a matte, and at what led to it: pictures for people, never inputs of a computation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from .composite import over
+from .frame import Frame
+from .m2m import AlphaPyramid
+from .prompt import Scribble
+from .sam import Embedding, Guidance
+
+# Told apart by people who see colours differently (Okabe and Ito, "Color Universal Design", 2008).
+TARGET_COLORS = (
+    (0.00, 0.62, 0.45),
+    (0.90, 0.62, 0.00),
+    (0.34, 0.71, 0.91),
+    (0.80, 0.47, 0.65),
+    (0.84, 0.37, 0.00),
+    (0.00, 0.45, 0.70),
+    (0.94, 0.89, 0.26),
+)
+
+
+def checkerboard(height: int, width: int, square_px: int | None = None) -> Tensor:
+    """The pattern that stands for "transparent". Returns float [height, width, 3]."""
+    square_px = square_px or max(4, round(max(height, width) / 48))
+    rows = torch.arange(height)[:, None] // square_px
+    columns = torch.arange(width)[None, :] // square_px
+    shade = torch.where((rows + columns) % 2 == 0, 0.80, 0.60)
+    return shade[..., None].expand(height, width, 3).clone()
+
+
+def over_checker(foreground: Tensor, alpha: Tensor) -> Tensor:
+    """The subject over the checkerboard. foreground [..., H, W, 3], alpha [..., H, W] -> [..., H, W, 3]."""
+    return over(foreground, alpha, checkerboard(*alpha.shape[-2:]).to(foreground))
+
+
+def onion_skin(image: Tensor, alpha: Tensor, opacity: float = 0.75) -> Tensor:
+    """The subject as it is, everything else faded towards the checkerboard by `opacity`. [..., H, W, 3]"""
+    return over_checker(image, 1 - opacity * (1 - alpha))
+
+
+def tinted(image: Tensor, alpha: Tensor, color: tuple[float, float, float] = TARGET_COLORS[0]) -> Tensor:
+    """The picture with the subject under a half transparent colour. [..., H, W, 3]"""
+    return over(image.new_tensor(color).expand_as(image), alpha * 0.5, image)
+
+
+def grey(alpha: Tensor) -> Tensor:
+    """Alpha as a grey picture. [..., H, W] -> [..., H, W, 3]"""
+    return alpha[..., None].expand(*alpha.shape, 3)
+
+
+def reduced(picture: Tensor, longest_side_px: int) -> Tensor:
+    """The picture [H, W, 3], made smaller if its longer side is longer than that."""
+    height, width = picture.shape[:2]
+    scale = longest_side_px / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return F.interpolate(picture.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+
+
+def side_by_side(pictures: list[Tensor], gap_px: int = 4) -> Tensor:
+    """Pictures of one size [H, W, 3] in a row, parted by white."""
+    gap = torch.ones(pictures[0].shape[0], gap_px, 3)
+    row = [piece for picture in pictures for piece in (picture.float().cpu(), gap)][:-1]
+    return torch.cat(row, dim=1)
+
+
+def features_as_colors(embedding: Embedding) -> Tensor:
+    """What SAM sees, as a picture: the three strongest components of the features as red, green and blue.
+
+    Returns:
+        float [content_height, content_width, 3] in 0..1.
+    """
+    frame = embedding.frame
+    grid = embedding.features.shape[-1]
+    rows = max(1, round(grid * frame.content_height / frame.side))
+    columns = max(1, round(grid * frame.content_width / frame.side))
+    features = embedding.features[0, :, :rows, :columns].float().cpu().flatten(1).t()
+    features = features - features.mean(dim=0)
+    # Through the 256 x 256 covariance, because it is small whatever the picture.
+    _, axes = torch.linalg.eigh(features.t() @ features)
+    components = features @ axes[:, -3:].flip(1)
+    low, high = components.quantile(0.02, dim=0), components.quantile(0.98, dim=0)
+    colors = ((components - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
+    picture = colors.t().reshape(1, 3, rows, columns)
+    size = (frame.content_height, frame.content_width)
+    return F.interpolate(picture, size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+
+
+def prompts_and_masks(embedding: Embedding, guidance: Guidance) -> Tensor:
+    """The targets of one picture: each hard mask tinted in its colour, with its points, box, strokes and number.
+
+    Returns:
+        float [content_height, content_width, 3].
+    """
+    picture = embedding.content.float() / 255
+    prompts, masks = guidance.prompts, guidance.content_masks()
+    scale = embedding.frame.content_width / embedding.frame.width
+    for number, mask in enumerate(masks):
+        picture = tinted(picture, mask.cpu(), TARGET_COLORS[number % len(TARGET_COLORS)])
+    drawn = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    pen = ImageDraw.Draw(drawn)
+    radius = max(3, max(drawn.size) // 150)
+    for number, prompt in enumerate(prompts):
+        color = tuple(round(255 * part) for part in TARGET_COLORS[number % len(TARGET_COLORS)])
+        if prompt.box_xyxy_px:
+            box = [value * scale for value in prompt.box_xyxy_px]
+            pen.rectangle(box, outline=color, width=max(2, radius // 2))
+            pen.text((box[0] + radius, box[1] + radius), f"{number + 1} {prompt.label}".strip(), fill=color)
+        for (x, y), label in zip(prompt.points_px, prompt.labels):
+            x, y = x * scale, y * scale
+            fill = color if label == 1 else (200, 30, 30)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline="white")
+            if label == 0:
+                pen.line((x - radius / 2, y, x + radius / 2, y), fill="white", width=max(1, radius // 3))
+        if prompt.scribbles is not None:
+            _draw_strokes(drawn, prompt.scribbles, color)
+    return torch.from_numpy(np.array(drawn)).float() / 255
+
+
+def _draw_strokes(drawn: Image.Image, scribbles: Tensor, color: tuple[int, int, int]) -> None:
+    strokes = Image.fromarray(scribbles.cpu().numpy().astype(np.uint8)).resize(drawn.size, Image.Resampling.NEAREST)
+    paints = {Scribble.FOREGROUND: color, Scribble.BACKGROUND: (200, 30, 30), Scribble.UNKNOWN: (160, 160, 160)}
+    for value, paint in paints.items():
+        drawn.paste(paint, mask=Image.fromarray(np.asarray(strokes) == value))
+
+
+def three_scales(pyramid: AlphaPyramid, frame: Frame) -> Tensor:
+    """os8, os4 and os1 in a row without the padding, all targets of the frame in one.
+
+    Returns:
+        float [content_height, 3 content_width + gaps, 3].
+    """
+    scales = (pyramid.os8, pyramid.os4, pyramid.os1)
+    united = (scale[:, 0, : frame.content_height, : frame.content_width].amax(dim=0).float().cpu() for scale in scales)
+    return side_by_side([grey(scale) for scale in united])

@@ -1,0 +1,26 @@
+"""The pack's ComfyUI nodes. `comfy_entrypoint` is what ComfyUI calls."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.v0_0_2 import ComfyExtension, io
+
+
+class MattingExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from . import compositing, loaders, matting, prompts, steps
+
+        return [node for family in (loaders, prompts, steps, matting, compositing) for node in family.NODES]
+
+
+async def comfy_entrypoint() -> MattingExtension:
+    try:
+        from .models import register_model_folders
+
+        register_model_folders()
+        return MattingExtension()
+    except Exception:
+        # ComfyUI reports a failed entry point in one line without a traceback.
+        logging.exception("Matting Anything could not be loaded.")
+        raise

@@ -1,0 +1,94 @@
+"""The batch contract: as many mattes as pictures, in order, in steps that show progress and can be cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Sized
+from typing import TypeVar
+
+import comfy.model_management
+import comfy.utils
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def in_steps(count: int) -> Iterator[int]:
+    """0 to count - 1, moving the node's progress bar, until the user cancels."""
+    bar = comfy.utils.ProgressBar(count)
+    for index in range(count):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield index
+        bar.update_absolute(index + 1, count)
+
+
+def pictures(image: Tensor) -> Tensor:
+    """An IMAGE as [B, H, W, 3], whatever further channels it has.
+
+    Raises:
+        ValueError: when the batch is empty or is not made of pictures.
+    """
+    if image.ndim != 4 or image.shape[-1] < 3 or 0 in image.shape:
+        shape = " x ".join(str(n) for n in image.shape)
+        raise ValueError(
+            f"A batch of pictures has the shape frames x height x width x 3; this one is {shape}. "
+            "It needs at least one picture with red, green and blue."
+        )
+    return image[..., :3]
+
+
+def masks(mask: Tensor) -> Tensor:
+    """A MASK as [B, H, W]; [H, W] and [B, 1, H, W] are taken too.
+
+    Raises:
+        ValueError: when it is something else, or an empty batch.
+    """
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if mask.ndim != 3 or 0 in mask.shape:
+        raise ValueError(f"A batch of masks has the shape frames x height x width; this one is {tuple(mask.shape)}.")
+    return mask
+
+
+def pair_count(**batches: Sized) -> int:
+    """How many frames come out when these batches are used together: a batch of one serves all frames.
+
+    Args:
+        batches: anything with one entry per frame, under the names that the user knows.
+    Raises:
+        ValueError: naming both sizes, when two batches of more than one frame differ.
+    """
+    sizes = {name: len(batch) for name, batch in batches.items()}
+    largest = max(sizes, key=sizes.get)
+    for name, size in sizes.items():
+        if size not in (1, sizes[largest]):
+            raise ValueError(
+                f"There are {sizes[largest]} frames of {largest} but {size} of {name}. "
+                "Both need the same number, or one of them a single frame that is used for all."
+            )
+    return sizes[largest]
+
+
+def frame_of(batch: Sequence[T] | Tensor, index: int) -> T | Tensor:
+    """Frame `index` of a batch, or its only one."""
+    return batch[index if len(batch) > 1 else 0]
+
+
+def check_same_size(image: Tensor, mask: Tensor) -> None:
+    """Refuses a mask of another size than its picture.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    if image.shape[1:3] != mask.shape[-2:]:
+        raise ValueError(
+            f"The mask is {mask.shape[-1]} x {mask.shape[-2]} pixels but the picture is "
+            f"{image.shape[2]} x {image.shape[1]}. Resize the mask to the picture's size. "
+            "(Load Image gives a 64 x 64 mask for a picture without transparency.)"
+        )
+
+
+def as_output(tensor: Tensor) -> Tensor:
+    """The tensor on the device and in the dtype that ComfyUI wants between nodes."""
+    return tensor.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())

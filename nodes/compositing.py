@@ -1,0 +1,190 @@
+"""Nodes that put a subject and its matte to use, or on show."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..mam_model import view
+from ..mam_model.composite import FIT_MODES, fit_picture, over, parse_color, solid_color, with_alpha
+from . import sockets
+from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures
+from .previews import show
+
+
+class Composite(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MAM_Composite",
+            display_name="Composite Matte",
+            category=sockets.CATEGORY,
+            description=(
+                "Puts the matted subject over a colour or another picture, and gives the cut-out as RGBA with straight "
+                "alpha. The old background's colour is taken out of hair and glass first."
+            ),
+            search_aliases=["replace background", "cutout", "rgba", "transparent png", "green screen", "green spill"],
+            inputs=[
+                io.Image.Input("image", tooltip="The picture the subject comes from."),
+                io.Mask.Input("alpha", tooltip="Its matte, 1 = subject."),
+                io.Image.Input(
+                    "background",
+                    optional=True,
+                    tooltip="What to put behind the subject, one picture or one per frame. Without it, the colour.",
+                ),
+                io.Color.Input(
+                    "color",
+                    default="#00b140",
+                    optional=True,
+                    tooltip="Colour behind the subject without a background, and around one that does not fill.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FIT_MODES),
+                    default="cover",
+                    optional=True,
+                    tooltip=(
+                        "How a background of another size is fitted. cover: fills all, cut at the sides. contain: all "
+                        "of it visible. stretch: proportions ignored. center: not scaled."
+                    ),
+                ),
+                io.Combo.Input(
+                    "edge_color",
+                    options=["estimated", "as photographed"],
+                    default="estimated",
+                    optional=True,
+                    tooltip=(
+                        "estimated: the subject's own colour is worked out where the matte is soft, so that no rim of "
+                        "the old background stays. as photographed: the picture's pixels unchanged."
+                    ),
+                ),
+                io.Combo.Input(
+                    "blend",
+                    options=["sRGB", "linear light"],
+                    default="sRGB",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "sRGB blends as most picture editors do. linear light blends as a lens would: better for "
+                        "motion blur and bright backgrounds."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Image.Output("composite", tooltip="The subject over the new background."),
+                io.Image.Output(
+                    "cutout", tooltip="RGBA with straight alpha, ready for Save Image; no mask inversion needed."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, color: str = "#00b140") -> bool | str:
+        try:
+            parse_color(color)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        alpha: Tensor,
+        background: Tensor | None = None,
+        color: str = "#00b140",
+        fit: str = "cover",
+        edge_color: str = "estimated",
+        blend: str = "sRGB",
+    ) -> io.NodeOutput:
+        from ..mam_model.foreground import estimate_foreground
+
+        image, alpha = pictures(image), masks(alpha)
+        check_same_size(image, alpha)
+        height, width = image.shape[1:3]
+        batches = {"image": image, "alpha": alpha}
+        if background is not None:
+            batches["background"] = pictures(background)
+        plain = solid_color(color, height, width)
+        composites, cutouts = [], []
+        for index in in_steps(pair_count(**batches)):
+            matte = frame_of(alpha, index).float().clamp(0, 1)
+            subject = frame_of(image, index).to(matte)
+            if edge_color == "estimated":
+                subject = estimate_foreground(subject, matte)
+            behind = plain.to(matte)
+            if background is not None:
+                picture = frame_of(batches["background"], index).to(matte)
+                behind = fit_picture(picture, height, width, fit, parse_color(color))
+            composites.append(as_output(over(subject, matte, behind, linear_light=blend == "linear light")))
+            cutouts.append(as_output(with_alpha(subject, matte)))
+        return io.NodeOutput(torch.stack(composites), torch.stack(cutouts))
+
+
+_VIEWS = ["checker", "black", "white", "color", "alpha", "onion skin", "overlay", "side by side"]
+
+
+class PreviewMatte(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MAM_PreviewMatte",
+            display_name="Preview Matte",
+            category=sockets.CATEGORY,
+            description="Shows a matte in the way that best reveals its faults, and passes the picture on.",
+            search_aliases=["show mask", "checkerboard", "onion skin", "view alpha", "preview mask", "compare"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("image", tooltip="The picture the matte belongs to."),
+                io.Mask.Input("alpha", tooltip="The matte, 1 = subject."),
+                io.Combo.Input(
+                    "view",
+                    options=_VIEWS,
+                    default="checker",
+                    optional=True,
+                    tooltip=(
+                        "checker, black, white, color: the subject over that. alpha: the matte in grey. onion skin: "
+                        "the surroundings faded. overlay: the subject tinted. side by side: photo, alpha, checker."
+                    ),
+                ),
+                io.Color.Input(
+                    "color",
+                    default="#00b140",
+                    optional=True,
+                    tooltip="What the view named color puts behind the subject.",
+                ),
+            ],
+            outputs=[io.Image.Output("preview", tooltip="What the node shows, for saving or comparing.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, color: str = "#00b140") -> bool | str:
+        return Composite.validate_inputs(color)
+
+    @classmethod
+    def execute(cls, image: Tensor, alpha: Tensor, view: str = "checker", color: str = "#00b140") -> io.NodeOutput:
+        image, alpha = pictures(image), masks(alpha)
+        check_same_size(image, alpha)
+        shown = []
+        for index in in_steps(pair_count(image=image, alpha=alpha)):
+            matte = frame_of(alpha, index).float().clamp(0, 1)
+            shown.append(as_output(_seen(frame_of(image, index).to(matte), matte, view, color)))
+        return io.NodeOutput(torch.stack(shown), ui=show(shown))
+
+
+def _seen(image: Tensor, alpha: Tensor, way: str, color: str) -> Tensor:
+    if way == "checker":
+        return view.over_checker(image, alpha)
+    if way in ("black", "white", "color"):
+        return over(image, alpha, solid_color(color if way == "color" else way, *alpha.shape).to(image))
+    if way == "alpha":
+        return view.grey(alpha)
+    if way == "onion skin":
+        return view.onion_skin(image, alpha)
+    if way == "overlay":
+        return view.tinted(image, alpha)
+    return view.side_by_side([image, view.grey(alpha), view.over_checker(image, alpha)])
+
+
+NODES = [Composite, PreviewMatte]

@@ -1,0 +1,113 @@
+"""What every node that makes mattes has in common: the merge settings it asks for and the results it gives."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..mam_model.instances import Instance, Instances, describe
+from ..mam_model.matting import share_pixels
+from ..mam_model.merge import MergeOptions
+from ..mam_model.prompt import Prompt
+from . import sockets
+from .batch import as_output
+from .previews import show_alphas
+
+MERGE_INPUTS = [
+    io.Combo.Input(
+        "guidance_mode",
+        options=["mask", "alpha"],
+        default="mask",
+        optional=True,
+        tooltip=(
+            "mask: start from SAM's mask, which keeps neighbours out; best with several subjects. alpha: start from "
+            "the coarse alpha, which can mend SAM's mask; best for one clear subject."
+        ),
+    ),
+    io.Combo.Input(
+        "band",
+        options=["one", "two"],
+        default="one",
+        optional=True,
+        advanced=True,
+        tooltip=(
+            "one: finer scales may add to the subject but leave its solid inside alone (the published setting). two: "
+            "they replace everything near a soft edge, inside too."
+        ),
+    ),
+    io.Int.Input(
+        "width_os8",
+        default=10,
+        min=0,
+        max=512,
+        optional=True,
+        advanced=True,
+        tooltip="Pixels around SAM's mask in which the coarsest alpha counts. Raise it for long hair.",
+    ),
+    io.Int.Input(
+        "width_os4",
+        default=20,
+        min=0,
+        max=512,
+        optional=True,
+        advanced=True,
+        tooltip="Pixels around the soft edge in which the middle scale counts.",
+    ),
+    io.Int.Input(
+        "width_os1",
+        default=10,
+        min=0,
+        max=512,
+        optional=True,
+        advanced=True,
+        tooltip="Pixels around the soft edge in which the finest scale counts.",
+    ),
+]
+
+MATTE_OUTPUTS = [
+    io.Mask.Output("alpha", tooltip="The matte, one per frame, all its targets together. 1 = subject."),
+    io.Mask.Output("instance_alphas", tooltip="One matte per target, frame after frame; overlaps are shared out."),
+    sockets.Instances.Output(
+        "instances", tooltip="For each of the instance alphas its frame, number, label, score and box."
+    ),
+]
+
+
+def merge_options(
+    guidance_mode: str = "mask", band: str = "one", width_os8: int = 10, width_os4: int = 20, width_os1: int = 10
+) -> MergeOptions:
+    """The widgets of MERGE_INPUTS as the library's options."""
+    return MergeOptions(guidance_mode, band, width_os8, width_os4, width_os1)
+
+
+class MatteBatch:
+    """The mattes of a batch as they are made, frame by frame."""
+
+    def __init__(self):
+        self._frames: list[Tensor] = []
+        self._instances: list[Tensor] = []
+        self._entries: list[Instance] = []
+
+    def add(self, prompts: tuple[Prompt, ...], scores: tuple[float, ...], alphas: Tensor) -> None:
+        """Takes the next frame.
+
+        Args:
+            prompts, scores: of the frame's T targets.
+            alphas: float [T, H, W], their mattes.
+        """
+        self._entries += describe(len(self._frames), prompts, scores, alphas)
+        if not len(alphas):
+            alphas = alphas.new_zeros(1, *alphas.shape[1:])
+        shared = share_pixels(alphas) if len(alphas) > 1 else alphas
+        self._instances.append(as_output(shared))
+        self._frames.append(as_output(shared.sum(dim=0).clamp(0, 1)) if len(shared) > 1 else self._instances[-1][0])
+
+    def output(self) -> io.NodeOutput:
+        """The outputs of MATTE_OUTPUTS, with the mattes shown on the node."""
+        frames = torch.stack(self._frames)
+        # Most pictures have one target: then both outputs are one tensor, because ComfyUI keeps every output in memory.
+        one_each = all(len(instances) == 1 for instances in self._instances)
+        instances = frames if one_each else torch.cat(self._instances)
+        index = Instances(tuple(self._entries), len(self._frames))
+        return io.NodeOutput(frames, instances, index, ui=show_alphas(frames))

@@ -1,0 +1,141 @@
+"""Whole matting nodes: a picture and a prompt in, mattes out."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import torch
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..mam_model.matting import check_picture, merge_targets, predict_pyramid
+from ..mam_model.prompt import Prompt, PromptError, PromptSet
+from . import sockets
+from .batch import check_same_size, frame_of, in_steps, masks, pair_count, pictures
+from .embeddings import embedding_of
+from .mattes import MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, merge_options
+from .models import SharedM2M, SharedSam
+
+
+class MattingAnything(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MAM_MattingAnything",
+            display_name="Matting Anything",
+            category=sockets.CATEGORY,
+            description=(
+                "Cuts out what the prompt points at, with soft hair, fur and motion blur: SAM finds it, Mask-to-Matte "
+                "predicts its alpha. One matte per frame, and one per target."
+            ),
+            search_aliases=["cut out", "matting", "remove background", "alpha matte", "background removal", "mam"],
+            has_intermediate_output=True,
+            inputs=[
+                sockets.Sam.Input("sam", tooltip="From Load SAM."),
+                sockets.M2M.Input("m2m", tooltip="From Load Mask-to-Matte; trained for this size of SAM."),
+                io.Image.Input("image", tooltip="One picture or a batch. It is encoded once; a new prompt is quick."),
+                sockets.Prompt.Input("prompt", tooltip="What to matte, for one frame (used for all) or for each."),
+                *MERGE_INPUTS,
+            ],
+            outputs=MATTE_OUTPUTS,
+        )
+
+    @classmethod
+    def execute(
+        cls, sam: SharedSam, m2m: SharedM2M, image: Tensor, prompt: PromptSet, **merge_settings
+    ) -> io.NodeOutput:
+        image = pictures(image)
+        mattes = MatteBatch()
+        options = merge_options(**merge_settings)
+        comfy.model_management.load_models_gpu(
+            [sam.patcher, m2m.patcher], memory_required=max(sam.encoding_bytes, m2m.predicting_bytes)
+        )
+        for index in in_steps(pair_count(image=image, prompt=prompt.frames)):
+            embedding = embedding_of(frame_of(image, index), sam).embedding
+            guidance = sam.network.decode(embedding, frame_of(prompt.frames, index))
+            pyramid = predict_pyramid(m2m.network, embedding, guidance)
+            mattes.add(guidance.prompts, guidance.scores, merge_targets(pyramid, guidance, options))
+        return mattes.output()
+
+
+class MatteWithoutModels(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MAM_MatteWithoutModels",
+            display_name="Matte without Models",
+            category=sockets.CATEGORY,
+            description=(
+                "Cuts out what the prompt or a rough mask points at with classical methods, no weights needed: GrabCut "
+                "finds the subject, closed-form or KNN matting solves its edge. Best when colours differ."
+            ),
+            search_aliases=["cut out", "grabcut", "closed form matting", "knn matting", "offline matting", "no model"],
+            has_intermediate_output=True,
+            inputs=[
+                io.Image.Input("image", tooltip="One picture or a batch."),
+                sockets.Prompt.Input(
+                    "prompt", optional=True, tooltip="Box, points or strokes on the subject; for one frame or for each."
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="A rough mask of the subject instead of a prompt; with a prompt, its mask.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=["closed-form", "knn", "none"],
+                    default="closed-form",
+                    optional=True,
+                    tooltip=(
+                        "How the edge is solved. closed-form: smooth, for hair and fur. knn: for holes such as lace "
+                        "and leaves. none: a soft edge along the picture's colours, fastest, without PyMatting."
+                    ),
+                ),
+                io.Float.Input(
+                    "band",
+                    default=1.0,
+                    min=0.1,
+                    max=8.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Width of the unsure band along the edge. Raise it for long hair, lower it for hard edges.",
+                ),
+            ],
+            outputs=MATTE_OUTPUTS,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        prompt: PromptSet | None = None,
+        mask: Tensor | None = None,
+        method: str = "closed-form",
+        band: float = 1.0,
+    ) -> io.NodeOutput:
+        from ..mam_model.classical import matte_without_models
+
+        image = pictures(image)
+        if mask is not None:
+            rough = _rough_masks(image, mask)
+            prompt = rough if prompt is None else prompt.merged_with(rough)
+        if prompt is None:
+            raise PromptError("Connect a prompt or a mask: this node needs to know what to cut out.")
+        mattes = MatteBatch()
+        for index in in_steps(pair_count(image=image, prompt=prompt.frames)):
+            picture, targets = frame_of(image, index), frame_of(prompt.frames, index)
+            check_picture(picture)
+            alphas = torch.zeros(len(targets), *picture.shape[:2])
+            for number, target in enumerate(targets):
+                alphas[number] = matte_without_models(picture, target, method=method, band=band)
+            mattes.add(targets, tuple(target.score for target in targets), alphas)
+        return mattes.output()
+
+
+def _rough_masks(image: Tensor, mask: Tensor) -> PromptSet:
+    mask = masks(mask).float().cpu()
+    if mask.any():
+        check_same_size(image, mask)
+    return PromptSet(tuple((Prompt(mask=frame),) for frame in mask))
+
+
+NODES = [MattingAnything, MatteWithoutModels]

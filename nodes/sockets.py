@@ -1,0 +1,29 @@
+"""The socket types of the pack: what travels along its links. Their names are part of saved workflows."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+# models.SharedSam and models.SharedM2M: a network with the patcher that ComfyUI's memory management moves.
+Sam = io.Custom("MAM_SAM")
+M2M = io.Custom("MAM_M2M")
+
+# mam_model.prompt.PromptSet: for every frame, or once for all, a prompt per target.
+Prompt = io.Custom("MAM_PROMPT")
+
+# embeddings.Embeddings: a list of one PictureEmbedding per frame.
+Embedding = io.Custom("MAM_EMBEDDING")
+
+# A list of one mam_model.sam.Guidance per frame.
+Guidance = io.Custom("MAM_GUIDANCE")
+
+# A list of one steps.FramePyramid per frame.
+Alphas = io.Custom("MAM_ALPHAS")
+
+# mam_model.instances.Instances: which matte belongs to which target of which frame.
+Instances = io.Custom("MAM_INSTANCES")
+
+# Boxes in core's form. io.BoundingBox.Input would put a default box of 512 x 512 into API prompts that leave it out.
+BoundingBoxes = io.Custom("BOUNDING_BOX")
+
+CATEGORY = "image/matting"
