@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
@@ -76,6 +77,79 @@ def with_alpha(image: Tensor, alpha: Tensor) -> Tensor:
     batch = torch.broadcast_shapes(image.shape[:-3], alpha.shape[:-2])
     size = alpha.shape[-2:]
     return torch.cat((image.expand(*batch, *size, 3), alpha.to(image).expand(*batch, *size).unsqueeze(-1)), dim=-1)
+
+
+def premultiplied(rgba: Tensor) -> Tensor:
+    """Straight RGBA [..., 4] with its colours multiplied by alpha, as video tools and some game engines want it."""
+    return torch.cat((rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]), dim=-1)
+
+
+def place(rgba: Tensor, height: int, width: int, x: float = 0.5, y: float = 0.5, scale: float = 1.0) -> Tensor:
+    """A cut-out on a larger or smaller transparent canvas.
+
+    Args:
+        rgba: straight RGBA [H, W, 4], 0..1.
+        height, width: of the canvas, in pixels.
+        x, y: where the cut-out's middle comes to lie, as a share of the canvas from its left and top; it may lie
+            outside, then the cut-out is cut off.
+        scale: its size as a factor on its own pixels.
+
+    Returns:
+        straight RGBA [height, width, 4].
+
+    Raises:
+        ValueError: for a scale that is not above 0.
+    """
+    if not scale > 0:
+        raise ValueError(f"The scale of the subject must be above 0; {scale:g} was given.")
+    rows, columns = (max(1, round(n * scale)) for n in rgba.shape[:2])
+    # Straight colours would be mixed with those under alpha 0 when they are resampled.
+    scaled = _resized(premultiplied(rgba), rows, columns)
+    canvas = rgba.new_zeros(height, width, 4)
+    top, left = round(y * height - rows / 2), round(x * width - columns / 2)
+    seen = scaled[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
+    if seen.numel():
+        first_row, first_column = max(0, top), max(0, left)
+        canvas[first_row : first_row + seen.shape[0], first_column : first_column + seen.shape[1]] = seen
+    alpha = canvas[..., 3:]
+    return torch.cat((torch.where(alpha > 0, canvas[..., :3] / alpha.clamp(min=1e-6), 0).clamp(0, 1), alpha), dim=-1)
+
+
+def light_wrap(composite: Tensor, alpha: Tensor, background: Tensor, width_px: float, amount: float) -> Tensor:
+    """Lets the background's light spill over the subject's edge, as a lens and the air do.
+
+    The background, softened over `width_px`, is screened onto the subject, strongest at the edge and fading inwards;
+    light is only added, so that a dark background changes nothing.
+
+    Args:
+        composite: [H, W, 3], the subject over the background, sRGB 0..1.
+        alpha: [H, W], 0..1.
+        background: [H, W, 3], what lies behind, sRGB 0..1.
+        width_px: how far the light reaches into the subject.
+        amount: 0..1, its strength at the edge.
+
+    Returns:
+        [H, W, 3], 0..1.
+    """
+    if not (width_px > 0 and amount > 0):
+        return composite
+    behind = (background * (1 - alpha[..., None])).movedim(-1, 0)[None]
+    light = _softened(behind, width_px)[0].movedim(0, -1)
+    wrapped = 1 - (1 - composite) * (1 - amount * light.clamp(0, 1))
+    return composite + alpha[..., None] * (wrapped - composite)
+
+
+def _softened(planes: Tensor, width_px: float) -> Tensor:
+    """[1, C, H, W] blurred by a Gaussian of standard deviation width_px / 2; the border goes on."""
+    reach = max(1, math.ceil(1.5 * width_px))
+    offsets = torch.arange(-reach, reach + 1, dtype=planes.dtype, device=planes.device)
+    kernel = torch.exp(-0.5 * (2 * offsets / width_px) ** 2)
+    kernel = kernel / kernel.sum()
+    channels = planes.shape[1]
+    for shape, padding in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
+        weight = kernel.view(1, 1, *shape).expand(channels, 1, *kernel.view(*shape).shape)
+        planes = F.conv2d(F.pad(planes, padding, mode="replicate"), weight, groups=channels)
+    return planes
 
 
 def parse_color(text: str) -> tuple[float, float, float]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .prompt import Prompt
+
+POSITIONS = ("left", "right", "top", "bottom", "center", "largest", "smallest")
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,20 @@ class Instances:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def found_in(self, frame: int) -> bool:
-        """True when any target was found in this frame."""
-        return any(entry.found for entry in self.entries if entry.frame == frame)
+    def check(self, alphas: Tensor) -> None:
+        """Refuses mattes that are not the ones described.
+
+        Raises:
+            ValueError: when there are not as many mattes as entries.
+        """
+        if len(alphas) != len(self):
+            raise ValueError(
+                f"There are {len(alphas)} mattes but an index of {len(self)} instances. Connect instance_alphas and "
+                "instances of the same node; the alpha output holds one matte per frame instead."
+            )
 
 
-def describe(frame: int, prompts: tuple[Prompt, ...], scores: tuple[float, ...], alphas: Tensor) -> list[Instance]:
+def describe(frame: int, prompts: Sequence[Prompt], scores: Sequence[float], alphas: Tensor) -> list[Instance]:
     """The index entries of one frame; a single entry that says "not found" where the frame has no target.
 
     Args:
@@ -57,12 +69,16 @@ def describe(frame: int, prompts: tuple[Prompt, ...], scores: tuple[float, ...],
         alphas: float [T, H, W], their mattes.
     """
     if not prompts:
-        return [Instance(frame, 0, "", 0.0, False, None)]
+        return [_nothing(frame)]
     entries = []
     for index, (prompt, score, alpha) in enumerate(zip(prompts, scores, alphas)):
-        box = bounding_box(alpha)
-        entries.append(Instance(frame, index, prompt.label, score, bool((alpha > 0).any()), box))
+        found = bool((alpha > 0).any())
+        entries.append(Instance(frame, index, prompt.label, score if found else 0.0, found, bounding_box(alpha)))
     return entries
+
+
+def _nothing(frame: int) -> Instance:
+    return Instance(frame, 0, "", 0.0, False, None)
 
 
 def bounding_box(alpha: Tensor, threshold: float = 0.5) -> tuple[int, int, int, int] | None:
@@ -73,3 +89,115 @@ def bounding_box(alpha: Tensor, threshold: float = 0.5) -> tuple[int, int, int, 
     if not len(rows):
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def with_index(instances: Instances, text: str) -> list[bool]:
+    """Which instances have one of the numbers within their frame; `text` is like "0", "0, 2" or "1-3".
+
+    Raises:
+        ValueError: when the text is not such a list.
+    """
+    numbers: set[int] = set()
+    for part in filter(None, re.split(r"[\s,;]+", text.strip())):
+        span = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part)
+        if span is None:
+            raise ValueError(f'"{part}" is not a number of an instance. Write for example "0", "0, 2" or "1-3".')
+        first, last = int(span[1]), int(span[2] or span[1])
+        numbers.update(range(first, last + 1))
+    return [entry.index in numbers for entry in instances.entries]
+
+
+def with_label(instances: Instances, text: str) -> list[bool]:
+    """Which instances are called one of the names in `text`, separated by commas; case does not matter."""
+    names = {name.strip().casefold() for name in text.split(",") if name.strip()}
+    return [entry.label.strip().casefold() in names for entry in instances.entries]
+
+
+def with_score(instances: Instances, lowest: float) -> list[bool]:
+    """Which instances were found with at least that score."""
+    return [entry.found and entry.score >= lowest for entry in instances.entries]
+
+
+def with_area(alphas: Tensor, lowest: float, highest: float) -> list[bool]:
+    """Which mattes [N, H, W] cover at least `lowest` and at most `highest` of their picture, 0..1."""
+    return [lowest <= float(alpha.float().mean()) <= highest for alpha in alphas]
+
+
+def at_point(alphas: Tensor, x_px: float, y_px: float) -> list[bool]:
+    """Which mattes [N, H, W] cover at least half of the pixel at (x, y). Outside the picture there is none."""
+    height, width = alphas.shape[1:]
+    if not (0 <= x_px < width and 0 <= y_px < height):
+        return [False] * len(alphas)
+    return [float(alpha[int(y_px), int(x_px)]) >= 0.5 for alpha in alphas]
+
+
+def at_position(instances: Instances, alphas: Tensor, position: str, count: int) -> list[bool]:
+    """The first `count` instances of each frame in the order that `position` names.
+
+    Args:
+        position: one of POSITIONS. Left, right, top and bottom compare the centres of the bounding boxes, center their
+            distance to the picture's centre, largest and smallest the covered area. Ties go to the lower index.
+    """
+    height, width = alphas.shape[1:]
+
+    def order(place: int) -> float:
+        if position in ("largest", "smallest"):
+            area = float(alphas[place].float().sum())
+            return -area if position == "largest" else area
+        x0, y0, x1, y1 = instances.entries[place].box_xyxy_px or bounding_box(alphas[place], 0) or (0, 0, 0, 0)
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        towards = {"left": x, "right": -x, "top": y, "bottom": -y}
+        return towards[position] if position in towards else (x - width / 2) ** 2 + (y - height / 2) ** 2
+
+    chosen = [False] * len(instances)
+    for frame in range(instances.frame_count):
+        places = [i for i, entry in enumerate(instances.entries) if entry.frame == frame and entry.found]
+        for place in sorted(places, key=order)[:count]:
+            chosen[place] = True
+    return chosen
+
+
+def keep(instances: Instances, alphas: Tensor, chosen: Sequence[bool]) -> tuple[Instances, Tensor]:
+    """The chosen instances and their mattes [N, H, W]; they keep frame and number.
+
+    A frame in which none is chosen keeps one empty matte with found = False, so that no frame is lost.
+    """
+    entries: list[Instance] = []
+    mattes: list[Tensor] = []
+    for frame in range(instances.frame_count):
+        places = [i for i, entry in enumerate(instances.entries) if entry.frame == frame and chosen[i]]
+        entries += [instances.entries[place] for place in places] or [_nothing(frame)]
+        mattes += [alphas[place] for place in places] or [torch.zeros_like(alphas[0])]
+    return Instances(tuple(entries), instances.frame_count), torch.stack(mattes)
+
+
+def without_labels(instances: Instances) -> Instances:
+    """The same index with all names gone, so that `merge_by_label` joins everything in a frame."""
+    return replace(instances, entries=tuple(replace(entry, label="") for entry in instances.entries))
+
+
+def merge_by_label(instances: Instances, alphas: Tensor) -> tuple[Instances, Tensor]:
+    """One matte per frame and label: the sum of the mattes [N, H, W] that share it, at most 1.
+
+    Shares of a pixel that instances settled among themselves add up again; see `matting.share_pixels`.
+    """
+    groups: dict[tuple[int, str], list[int]] = {}
+    for place, entry in enumerate(instances.entries):
+        groups.setdefault((entry.frame, entry.label), []).append(place)
+    entries, mattes = [], []
+    count_in_frame: dict[int, int] = {}
+    for (frame, _), places in groups.items():
+        matte = alphas[places].sum(dim=0).clamp(0, 1)
+        best = max((instances.entries[place] for place in places), key=lambda entry: entry.score)
+        index = count_in_frame[frame] = count_in_frame.get(frame, -1) + 1
+        entries.append(replace(best, index=index, box_xyxy_px=bounding_box(matte)))
+        mattes.append(matte)
+    return Instances(tuple(entries), instances.frame_count), torch.stack(mattes)
+
+
+def merge_frames(instances: Instances, alphas: Tensor) -> Tensor:
+    """One matte per frame [B, H, W]: the sum of its instances' mattes [N, H, W], at most 1."""
+    frames = alphas.new_zeros(instances.frame_count, *alphas.shape[1:])
+    for entry, alpha in zip(instances.entries, alphas):
+        frames[entry.frame] += alpha
+    return frames.clamp_(0, 1)

@@ -162,7 +162,8 @@ class MaskToMatte(nn.Module):
 class FoldedMaskToMatte(nn.Module):
     """Mask-to-Matte with spectral and batch normalisation folded into plain convolutions.
 
-    Takes and returns what `MaskToMatte` does; agrees with it (in eval mode) to 1e-5.
+    Takes and returns what `MaskToMatte` does in eval mode. Folding itself costs less than 1e-5; the convolutions then
+    round in another order, which on random weights that amplify strongly came to 4e-5 at most and 3e-6 RMS.
     """
 
     def __init__(self, trained: MaskToMatte):
@@ -234,7 +235,7 @@ def _alpha(x: Tensor) -> Tensor:
 def _folded(conv: SpectralNormConv | nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d | nn.ConvTranspose2d:
     """One plain convolution for a convolution without bias and the batch normalisation behind it.
 
-    Computed in float64 and rounded once, so that the folded network stays within 1e-5 of the trained one.
+    Computed in float64 and rounded once, which keeps the cost of folding below 1e-5.
     """
     transposed = isinstance(conv, SpectralNormConv) and conv.transposed
     if isinstance(conv, SpectralNormConv):

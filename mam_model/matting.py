@@ -86,9 +86,16 @@ def predict_pyramid(
             depend on it.
     Returns:
         pyramid of T entries on the network's device, in the order of the targets.
+    Raises:
+        ValueError: when embedding and guidance are of pictures of different sizes.
     """
     weight = next(m2m.parameters())
     frame = embedding.frame
+    if frame != guidance.frame:
+        raise ValueError(
+            f"The embedding is of a picture of {frame.width} x {frame.height} pixels, the guidance of one of "
+            f"{guidance.frame.width} x {guidance.frame.height}. Both have to come from one picture."
+        )
     features = embedding.features.to(weight)
     image = frame.network_input(embedding.content, weight.device).to(weight.dtype)
     masks = guidance.network_mask.to(weight)
@@ -115,19 +122,30 @@ def merge_targets(pyramid: AlphaPyramid, guidance: Guidance, options: MergeOptio
 def share_pixels(alphas: Tensor) -> Tensor:
     """Settles overlaps, so that the alphas of one frame sum to at most 1 everywhere.
 
-    Where instances claim more of a pixel than there is, each keeps a share in proportion to the square of its claim:
-    a body keeps nearly all of itself against the faint fringe of a neighbour, while two strands of hair that cross
-    share alike. Where the claims fit, nothing changes.
+    From the nearest instance to the farthest, each keeps of its claim what those before it have left over: hair that
+    falls over somebody behind stays whole, and the one behind gives way. Where the claims fit, nothing changes. Which
+    instance is nearer is guessed as in a photo of people on common ground: the one that reaches farther down, and of
+    two that reach equally far the larger one.
 
     Args:
         alphas: float [T, H, W] in 0..1.
     Returns:
-        float [T, H, W], a new tensor.
+        float [T, H, W], a new tensor, in the order of the input.
     """
-    total = alphas.sum(dim=0, keepdim=True)
-    claims = alphas.square()
-    shares = claims / claims.sum(dim=0, keepdim=True).clamp_min(1e-12)
-    return torch.where(total > 1, shares, alphas)
+    shares = torch.empty_like(alphas)
+    left_over = torch.ones_like(alphas[0]) if len(alphas) else None
+    for target in _nearest_first(alphas):
+        shares[target] = torch.minimum(alphas[target], left_over)
+        left_over = left_over - shares[target]
+    return shares
+
+
+def _nearest_first(alphas: Tensor) -> list[int]:
+    def nearness(target: int) -> tuple[int, float]:
+        rows = torch.nonzero((alphas[target] > 0.5).any(dim=1)).flatten()
+        return (int(rows[-1]) if len(rows) else -1, float(alphas[target].sum()))
+
+    return sorted(range(len(alphas)), key=nearness, reverse=True)
 
 
 def check_picture(image: Tensor) -> None:

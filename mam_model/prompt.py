@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -228,3 +229,30 @@ class PromptSet:
                 "Give both for the same frames, or one of them for a single frame that stands for all."
             )
         return PromptSet(tuple(combine(a, b) for a, b in zip(self.for_batch(count), other.for_batch(count))))
+
+
+def covered_area(targets: Sequence[Prompt], size: tuple[int, int] | None = None) -> Tensor | None:
+    """The masks, foreground strokes and boxes of several prompts as one mask.
+
+    Args:
+        size: height and width of the picture, needed to draw boxes when no prompt brings a mask or strokes.
+    Returns:
+        float32 [H, W] in 0..1, a mask as it is, a box 1 inside; None when neither `size` nor a mask gives a size.
+    Raises:
+        PromptError: when masks differ in size, from each other or from the picture.
+    """
+    areas = [target.mask.float() for target in targets if target.has_mask]
+    areas += [(target.scribbles == Scribble.FOREGROUND).float() for target in targets if target.has_scribbles]
+    if size is None and not areas:
+        return None
+    area = torch.zeros(size or areas[0].shape)
+    for part in areas:
+        if part.shape != area.shape:
+            sizes = [f"{mask.shape[1]} x {mask.shape[0]}" for mask in (area, part)]
+            raise PromptError(f"The masks of a prompt differ in size: {sizes[0]} and {sizes[1]} pixels.")
+        area = torch.maximum(area, part.to(area))
+    for target in targets:
+        if target.box_xyxy_px:
+            x0, y0, x1, y1 = (max(0, round(value)) for value in target.box_xyxy_px)
+            area[y0:y1, x0:x1] = 1
+    return area

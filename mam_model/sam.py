@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .frame import Frame
 from .prompt import Prompt
-from .scribble import points_from_scribbles
+from .scribble import points_from_scribbles, with_scribbles
 
 # How sure a mask hint is made of itself, as a logit. SAM was trained to refine its own logits, which are in the tens.
 _HINT_LOGIT = 10.0
@@ -131,11 +131,30 @@ class Guidance:
 
         Returns:
             float32 [H, W] of {0, 1}; a mask that was given as guidance comes back as it is, soft edges included.
+            Strokes are certain: 1 on the subject, 0 beside it, 0.5 where the user said "unknown".
         """
         prompt = self.prompts[target]
         if prompt.mask_is_guidance and prompt.has_mask:
-            return prompt.mask.to(self.logits.device, torch.float32)
-        return (self.frame.logits_to_original(self.chosen_logits[target : target + 1])[0, 0] > 0).float()
+            mask = prompt.mask.to(self.logits.device, torch.float32)
+        else:
+            mask = (self.frame.logits_to_original(self.chosen_logits[target : target + 1])[0, 0] > 0).float()
+        return mask if prompt.scribbles is None else with_scribbles(mask, prompt.scribbles)
+
+    def united(self) -> Guidance:
+        """All targets as one foreground: the semantic mask of the picture.
+
+        Returns:
+            Guidance of a single target, or of none if there was none.
+        """
+        if len(self) <= 1:
+            return self
+        prompt = Prompt(score=1.0)
+        if any(prompt.mask_is_guidance for prompt in self.prompts):
+            masks = torch.stack([self.post_mask(target) for target in range(len(self))])
+            prompt = Prompt(mask=masks.amax(dim=0), mask_is_guidance=True)
+        logits = self.chosen_logits.amax(dim=0, keepdim=True).expand(1, 3, -1, -1)
+        best = torch.tensor([[max(self.scores)] * 3], device=logits.device)
+        return Guidance((prompt,), logits, best, self.chosen.new_zeros(1), self.frame)
 
     def content_masks(self) -> Tensor:
         """The hard masks at the size in which the network saw the picture, for showing.
@@ -234,7 +253,9 @@ class Sam(nn.Module):
                 continue
             points, labels = _points_of(prompt)
             form = (len(points), prompt.box_xyxy_px is not None, prompt.has_mask)
-            alike[form].append((index, points, labels))
+            # Strokes of "unknown" alone say nothing that SAM could answer.
+            if any(form):
+                alike[form].append((index, points, labels))
         features = embedding.features.to(device)
         image_positions = self.prompt_encoder.get_dense_pe()
         for (_, has_box, has_mask), members in alike.items():

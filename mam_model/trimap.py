@@ -6,6 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# As which side a trimap's, or a matte's, value is read; what lies between is unknown.
+SURE_BACKGROUND = 0.05
+SURE_SUBJECT = 0.95
+
+# The least share of its full reach that an adaptive band has, and the steps in which the share grows.
+_REACHES = (0.25, 0.5, 0.75, 1.0)
+
 
 def trimap_from_mask(mask: Tensor, inner_px: float, outer_px: float) -> Tensor:
     """A trimap with an unknown band along the edge of a mask.
@@ -26,8 +33,7 @@ def trimap_from_mask(mask: Tensor, inner_px: float, outer_px: float) -> Tensor:
     Raises:
         ValueError: for a negative width.
     """
-    if inner_px < 0 or outer_px < 0:
-        raise ValueError(f"The widths of a trimap's band go from 0 upwards; {inner_px:g} and {outer_px:g} were given.")
+    _check_widths(inner_px, outer_px)
     subject = mask > 0.5
     return _trimap(subject, ~subject, inner_px, outer_px, mask)
 
@@ -55,6 +61,86 @@ def trimap_from_alpha(alpha: Tensor, low: float = 0.05, high: float = 0.95, wide
     return _trimap(alpha >= high, alpha <= low, widen_px, widen_px, alpha)
 
 
+def trimap_adaptive(alpha: Tensor, inner_px: float, outer_px: float) -> Tensor:
+    """A trimap whose band is wide where the matte is soft, as in hair, and narrow along hard edges.
+
+    Every soft pixel (alpha between 0.05 and 0.95) is unknown. From it the band reaches a share s of `inner_px` into
+    the subject and of `outer_px` into the background, by Euclidean distance. s is the local thickness of the soft
+    region over max(inner_px, outer_px), in steps of 1/4 and no less than 1/4 and no more than 1; the thickness is the
+    soft part of the square of side 2 max(inner_px, outer_px) + 1 around the pixel, over that side. So gaps between
+    strands of hair do not make the hair thin, and a binary mask gets an even band of a quarter of the widths. The band
+    reaches at most half as deep into each side as that side is anywhere, so that each keeps a sure core.
+
+    Args:
+        alpha: [..., H, W], 0..1.
+        inner_px: how far the band reaches into the subject where the matte is softest.
+        outer_px: how far it reaches into the background there.
+
+    Returns:
+        [..., H, W] of 0, 0.5 and 1, as `trimap_from_mask`.
+
+    Raises:
+        ValueError: for a negative width.
+    """
+    _check_widths(inner_px, outer_px)
+    trimap = torch.empty(alpha.shape, dtype=alpha.dtype if alpha.is_floating_point() else torch.float32)
+    frames = zip(trimap.reshape(-1, *alpha.shape[-2:]), alpha.reshape(-1, *alpha.shape[-2:]))
+    for result, frame in frames:
+        result.copy_(torch.from_numpy(_adaptive(frame.detach().float().cpu().numpy(), inner_px, outer_px)))
+    return trimap.to(alpha.device)
+
+
+def mask_from_trimap(trimap: Tensor) -> Tensor:
+    """A hard mask from a trimap: each unknown pixel joins the side of the nearest known pixel.
+
+    Args:
+        trimap: [..., H, W]; from 0.95 on surely subject, up to 0.05 surely background, otherwise unknown.
+
+    Returns:
+        [..., H, W] of 0 and 1, with the device and type that `trimap_from_mask` gives. Equally near sides make a pixel
+        subject. With one side known all joins that; with nothing known all is 0.
+    """
+    to_background = _distance_to(trimap <= SURE_BACKGROUND)
+    to_subject = _distance_to(trimap >= SURE_SUBJECT)
+    dtype = trimap.dtype if trimap.is_floating_point() else torch.float32
+    return ((to_subject <= to_background) & to_subject.isfinite()).to(trimap.device, dtype)
+
+
+def _check_widths(inner_px: float, outer_px: float) -> None:
+    if inner_px < 0 or outer_px < 0:
+        raise ValueError(f"The widths of a trimap's band go from 0 upwards; {inner_px:g} and {outer_px:g} were given.")
+
+
+def _adaptive(alpha: np.ndarray, inner_px: float, outer_px: float) -> np.ndarray:
+    """`trimap_adaptive` of one float32 [H, W]."""
+    import cv2
+
+    subject, background = alpha >= SURE_SUBJECT, alpha <= SURE_BACKGROUND
+    soft = ~(subject | background)
+    radius = max(inner_px, outer_px, 0.5)
+    side = 2 * round(radius) + 1
+    share = cv2.blur(soft.astype(np.float32), (side, side), borderType=cv2.BORDER_REPLICATE) * side / radius
+    inner_px = _within(subject, inner_px)
+    outer_px = _within(background, outer_px)
+    unknown = soft.copy()
+    for reach in _REACHES:
+        # The narrowest band also runs where the two sides touch with nothing soft between them.
+        narrowest = reach == _REACHES[0]
+        softer = soft & (share >= reach)
+        to_background = _plane_distance_to(~subject if narrowest else softer)
+        to_subject = _plane_distance_to(~background if narrowest else softer)
+        unknown |= subject & (to_background <= reach * inner_px)
+        unknown |= background & (to_subject <= reach * outer_px)
+    return np.where(unknown, np.float32(0.5), subject.astype(np.float32))
+
+
+def _within(side: np.ndarray, width_px: float) -> float:
+    """The width, or half of the greatest depth of one side of the edge, if that is less."""
+    if not side.any():
+        return width_px
+    return min(width_px, 0.5 * float(_plane_distance_to(~side).max()))
+
+
 def _trimap(subject: Tensor, background: Tensor, inner_px: float, outer_px: float, like: Tensor) -> Tensor:
     """1 where `subject` is deeper than `inner_px`, 0 where `background` is deeper than `outer_px`, else 0.5."""
     dtype = like.dtype if like.is_floating_point() else torch.float32
@@ -65,14 +151,25 @@ def _trimap(subject: Tensor, background: Tensor, inner_px: float, outer_px: floa
 
 def _deeper_than(region: Tensor, width_px: float) -> Tensor:
     """Where a pixel of `region` [..., H, W] is farther than `width_px` from every pixel outside the region."""
-    if width_px == 0 or region.numel() == 0:
+    if width_px == 0:
         return region
+    return _distance_to(~region) > width_px
+
+
+def _distance_to(area: Tensor) -> Tensor:
+    """float32: how far each pixel of bool [..., H, W] is from the nearest one inside; infinite without any."""
+    distances = torch.empty(area.shape)
+    planes = area.reshape(-1, *area.shape[-2:]).cpu().numpy()
+    for result, plane in zip(distances.view(-1, *area.shape[-2:]), planes):
+        result.copy_(torch.from_numpy(_plane_distance_to(plane)))
+    return distances.to(area.device)
+
+
+def _plane_distance_to(area: np.ndarray) -> np.ndarray:
+    """`_distance_to` of bool [H, W]."""
     import cv2
 
-    planes = region.reshape(-1, *region.shape[-2:]).cpu().numpy().astype(np.uint8)
-    deep = np.ones(planes.shape, dtype=bool)
-    for plane, result in zip(planes, deep, strict=True):
-        # Without any pixel outside, the distance is infinite; OpenCV would return an arbitrary large number.
-        if not plane.all():
-            result[:] = cv2.distanceTransform(plane, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > width_px
-    return torch.from_numpy(deep).reshape(region.shape).to(region.device)
+    # Without any pixel inside, OpenCV would return an arbitrary large number.
+    if not area.any():
+        return np.full(area.shape, np.inf, dtype=np.float32)
+    return cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .composite import over
@@ -120,7 +123,8 @@ def prompts_and_masks(embedding: Embedding, guidance: Guidance) -> Tensor:
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline="white")
             if label == 0:
                 pen.line((x - radius / 2, y, x + radius / 2, y), fill="white", width=max(1, radius // 3))
-        if prompt.scribbles is not None:
+        # A trimap marks every pixel; painted over, nothing of the picture would be left.
+        if prompt.scribbles is not None and (prompt.scribbles == Scribble.NONE).any():
             _draw_strokes(drawn, prompt.scribbles, color)
     return torch.from_numpy(np.array(drawn)).float() / 255
 
@@ -130,6 +134,53 @@ def _draw_strokes(drawn: Image.Image, scribbles: Tensor, color: tuple[int, int, 
     paints = {Scribble.FOREGROUND: color, Scribble.BACKGROUND: (200, 30, 30), Scribble.UNKNOWN: (160, 160, 160)}
     for value, paint in paints.items():
         drawn.paste(paint, mask=Image.fromarray(np.asarray(strokes) == value))
+
+
+def contact_sheet(pictures: Sequence[Tensor], captions: Sequence[str], cell_px: int = 384) -> Tensor:
+    """Pictures of one size [H, W, 3] in a grid, each no larger than `cell_px`, with a caption under it.
+
+    Returns:
+        float [h, w, 3], nearly square.
+    """
+    small = [reduced(picture.float().cpu(), cell_px) for picture in pictures]
+    height, width = small[0].shape[:2]
+    columns = max(1, round(math.sqrt(len(small) * height / width)))
+    rows = math.ceil(len(small) / columns)
+    gap, text_px = 8, max(11, min(18, width // 14))
+    cell = (width + gap, height + gap + round(1.6 * text_px))
+    sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(text_px)
+    for number, (picture, caption) in enumerate(zip(small, captions)):
+        left, top = gap + number % columns * cell[0], gap + number // columns * cell[1]
+        levels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        sheet.paste(Image.fromarray(levels), (left, top))
+        pen.text((left, top + height + 2), caption, fill=(20, 20, 20), font=font)
+    return torch.from_numpy(np.array(sheet)).float() / 255
+
+
+def text_table(rows: Sequence[Sequence[str]], text_height_px: int = 20) -> Tensor:
+    """A table as a picture: dark text on white, the first column to the left, the others to the right.
+
+    Returns:
+        float [h, w, 3], as large as the table needs.
+    """
+    font = ImageFont.load_default(text_height_px)
+    gap = text_height_px
+    widths = [0.0] * max(len(row) for row in rows)
+    for row in rows:
+        for column, text in enumerate(row):
+            widths[column] = max(widths[column], font.getlength(text))
+    size = (round(sum(widths) + gap * (len(widths) + 1)), round(text_height_px * 1.6 * len(rows) + gap))
+    drawn = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(drawn)
+    for number, row in enumerate(rows):
+        right = 0.0
+        for column, text in enumerate(row):
+            right += gap + widths[column]
+            left = gap if column == 0 else right - font.getlength(text)
+            pen.text((left, gap / 2 + number * text_height_px * 1.6), text, fill=(20, 20, 20), font=font)
+    return torch.from_numpy(np.array(drawn)).float() / 255
 
 
 def three_scales(pyramid: AlphaPyramid, frame: Frame) -> Tensor:

@@ -1,0 +1,130 @@
+"""Adjusting the edge of a finished matte with the controls that retouchers know. No network runs."""
+# OpenCV is imported where it is used, so that importing the library costs ComfyUI no start-up time.
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Nearer to 0 or 1 than this counts as clear or solid when holes and specks are looked for.
+_CLEAR = 1.0 / 255.0
+
+
+@dataclass(frozen=True)
+class EdgeOptions:
+    """What to do to an edge. The defaults do nothing; the steps are taken in the order of the attributes.
+
+    Attributes:
+        remove_specks_px: islands of up to this many pixels in area disappear.
+        fill_holes_px: holes inside the subject of up to this many pixels in area become solid.
+        black_point, white_point: alpha up to the one becomes 0, from the other on 1, between them it is stretched.
+        shift_px: moves the edge outwards (above 0) or inwards (below 0); fractions of a pixel count.
+        feather_px: standard deviation of a Gaussian blur.
+        contrast: 0..1, steepens the edge about its middle; 1 makes it hard.
+    """
+
+    remove_specks_px: int = 0
+    fill_holes_px: int = 0
+    black_point: float = 0.0
+    white_point: float = 1.0
+    shift_px: float = 0.0
+    feather_px: float = 0.0
+    contrast: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.black_point < self.white_point <= 1:
+            raise ValueError(
+                f"The black point ({self.black_point:g}) must lie below the white point ({self.white_point:g}), "
+                "and both between 0 and 1."
+            )
+        if self.feather_px < 0 or self.remove_specks_px < 0 or self.fill_holes_px < 0:
+            raise ValueError("Feather, specks and holes are given in pixels and cannot be negative.")
+        if not 0 <= self.contrast <= 1:
+            raise ValueError(f"Contrast goes from 0 (unchanged) to 1 (hard edge), not {self.contrast:g}.")
+
+
+def adjust_edge(alpha: Tensor, options: EdgeOptions) -> Tensor:
+    """A matte with its edge adjusted.
+
+    Args:
+        alpha: float [H, W] or [B, H, W] in 0..1; not changed.
+    Returns:
+        float32 of the same shape on the CPU, 0..1.
+    """
+    frames = alpha.detach().float().cpu().reshape(-1, *alpha.shape[-2:])
+    adjusted = np.stack([_adjusted(frame.clamp(0, 1).numpy(), options) for frame in frames])
+    return torch.from_numpy(adjusted).reshape(alpha.shape)
+
+
+def _adjusted(alpha: np.ndarray, options: EdgeOptions) -> np.ndarray:
+    alpha = alpha.copy()
+    if options.remove_specks_px:
+        alpha[_small_regions(alpha > _CLEAR, options.remove_specks_px)] = 0
+    if options.fill_holes_px:
+        alpha[_holes(alpha < 1 - _CLEAR, options.fill_holes_px)] = 1
+    if (options.black_point, options.white_point) != (0, 1):
+        alpha = ((alpha - options.black_point) / (options.white_point - options.black_point)).clip(0, 1)
+    if options.shift_px:
+        alpha = _shifted(alpha, options.shift_px)
+    if options.feather_px:
+        alpha = _blurred(alpha, options.feather_px)
+    if options.contrast == 1:
+        alpha = (alpha >= 0.5).astype(np.float32)
+    elif options.contrast:
+        alpha = (0.5 + (alpha - 0.5) / (1 - options.contrast)).clip(0, 1)
+    return alpha.astype(np.float32, copy=False)
+
+
+def _regions(area: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 8-connected regions of a bool area: their numbers [H, W], 0 outside, and (left, top, w, h, size) of each."""
+    import cv2
+
+    _, numbers, facts, _ = cv2.connectedComponentsWithStats(area.astype(np.uint8), connectivity=8)
+    return numbers, facts
+
+
+def _small_regions(area: np.ndarray, largest_px: int) -> np.ndarray:
+    numbers, facts = _regions(area)
+    small = facts[:, 4] <= largest_px
+    small[0] = False
+    return small[numbers]
+
+
+def _holes(open_area: np.ndarray, largest_px: int) -> np.ndarray:
+    """Small regions that are not solid and do not touch the picture's border: those are gaps, not holes."""
+    height, width = open_area.shape
+    numbers, facts = _regions(open_area)
+    left, top, columns, rows, size = facts.T
+    inside = (left > 0) & (top > 0) & (left + columns < width) & (top + rows < height)
+    hole = inside & (size <= largest_px)
+    hole[0] = False
+    return hole[numbers]
+
+
+def _shifted(alpha: np.ndarray, shift_px: float) -> np.ndarray:
+    """Grey dilation or erosion by a disc: every level of a soft edge moves by the same distance."""
+    import cv2
+
+    move = cv2.dilate if shift_px > 0 else cv2.erode
+    distance = abs(shift_px)
+    near, far = (
+        move(alpha, _disc(radius)) if radius else alpha for radius in (math.floor(distance), math.ceil(distance))
+    )
+    share = distance - math.floor(distance)
+    return near + share * (far - near)
+
+
+def _disc(radius: int) -> np.ndarray:
+    offsets = np.arange(-radius, radius + 1)
+    return (offsets[:, None] ** 2 + offsets**2 <= (radius + 0.25) ** 2).astype(np.uint8)
+
+
+def _blurred(alpha: np.ndarray, sigma_px: float) -> np.ndarray:
+    import cv2
+
+    # A subject that the picture's border cuts off stays solid there.
+    return cv2.GaussianBlur(alpha, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)

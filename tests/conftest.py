@@ -1,0 +1,79 @@
+"""What every suite shares: the rule that each runs in a process of its own, and the tiny checkpoints."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+
+
+def _make_importable(name: str, file: Path) -> None:
+    """Let every suite write `import name` for one file, without its folder on sys.path.
+
+    A folder holding directories called `comfy` and `server` on sys.path would hide ComfyUI's modules of those names.
+    """
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+_make_importable("checkpoints", TESTS / "checkpoints.py")
+_make_importable("comfyui_server", TESTS.parent / "scripts" / "comfyui_server.py")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="leave out the tests marked slow")
+    parser.addoption("--gpu", action="store_true", help="let ComfyUI use the GPU (by default it runs on the CPU)")
+
+
+def pytest_collection_modifyitems(config, items):
+    suites = {item.path.relative_to(TESTS).parts[0] for item in items}
+    if len(suites) > 1:
+        raise pytest.UsageError(
+            f"The suites {', '.join(sorted(suites))} cannot share one process: ComfyUI and this repository both have "
+            "modules called nodes and tests. Run scripts/run_tests.py, or pytest with one suite, e.g. tests/comfy."
+        )
+    if config.getoption("--fast"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(scope="session")
+def tiny_sam_file(tmp_path_factory) -> Path:
+    """A SAM checkpoint of a few MB in the published format, with seeded random weights."""
+    import checkpoints
+
+    return checkpoints.save_tiny_sam(tmp_path_factory.mktemp("tiny") / "tiny_sam.pth")
+
+
+@pytest.fixture(scope="session")
+def tiny_m2m_file(tmp_path_factory) -> Path:
+    """A Mask-to-Matte checkpoint in the trainer's format, with seeded random weights."""
+    import checkpoints
+
+    return checkpoints.save_tiny_m2m(tmp_path_factory.mktemp("tiny") / "tiny_m2m.pth")
+
+
+@pytest.fixture
+def place(tmp_path_factory):
+    """`place(file, folder, name=None)`: copy a file into a folder made on demand; removed again after the test."""
+    placed = []
+
+    def copy(file: Path, folder: Path, name: str | None = None) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        target = Path(shutil.copy(file, folder / (name or file.name)))
+        placed.append(target)
+        return target
+
+    yield copy
+    for target in placed:
+        target.unlink(missing_ok=True)

@@ -1,0 +1,126 @@
+"""Edge controls: each does what its name says, to soft edges too, and the defaults do nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mam_model.edge import EdgeOptions, adjust_edge
+
+
+def disc(radius: float, size: int = 64, softness: float = 4.0) -> torch.Tensor:
+    """A soft disc in the middle of a square picture: alpha falls from 1 to 0 over `softness` pixels at `radius`."""
+    grid = torch.arange(size) - (size - 1) / 2
+    distance = (grid[:, None] ** 2 + grid**2).sqrt()
+    return ((radius - distance) / softness + 0.5).clamp(0, 1)
+
+
+def edge_radius(alpha: torch.Tensor) -> float:
+    """Where the disc's edge crosses one half, measured by the area above it."""
+    return float(((alpha > 0.5).sum() / np.pi).sqrt())
+
+
+def test_defaults_leave_a_matte_alone():
+    alpha = disc(20)
+    assert torch.equal(adjust_edge(alpha, EdgeOptions()), alpha)
+
+
+def test_the_input_is_not_modified():
+    alpha = disc(20)
+    before = alpha.clone()
+    adjust_edge(alpha, EdgeOptions(shift_px=2, feather_px=1, black_point=0.2, contrast=0.5, fill_holes_px=9))
+    assert torch.equal(alpha, before)
+
+
+@pytest.mark.parametrize("shift_px", [-6, -3, 2, 5])
+def test_shifting_moves_the_edge_by_that_many_pixels(shift_px):
+    moved = adjust_edge(disc(18), EdgeOptions(shift_px=shift_px))
+    assert edge_radius(moved) == pytest.approx(18 + shift_px, abs=0.6)
+
+
+def test_shifting_keeps_a_soft_edge_soft():
+    moved = adjust_edge(disc(18), EdgeOptions(shift_px=3))
+    soft = ((moved > 0.05) & (moved < 0.95)).sum()
+    assert soft > 200
+
+
+def test_half_a_pixel_of_shift_lies_between_none_and_one():
+    none, half, one = (float(adjust_edge(disc(18), EdgeOptions(shift_px=s)).sum()) for s in (0, 0.5, 1))
+    assert half == pytest.approx((none + one) / 2, rel=1e-5)
+
+
+def test_feathering_softens_and_keeps_a_cut_off_subject_solid_at_the_border():
+    alpha = torch.zeros(40, 40)
+    alpha[:, :20] = 1
+    soft = adjust_edge(alpha, EdgeOptions(feather_px=3))
+    assert soft[20, 0] == pytest.approx(1, abs=1e-4)
+    assert 0.2 < soft[20, 21] < 0.5
+    assert torch.all(soft[:, :-1] >= soft[:, 1:] - 1e-6)
+
+
+def test_black_and_white_point_stretch_what_lies_between():
+    alpha = torch.tensor([[0.0, 0.2, 0.5, 0.8, 1.0]])
+    expected = torch.tensor([[0.0, 0.0, 0.5, 1.0, 1.0]])
+    assert torch.allclose(adjust_edge(alpha, EdgeOptions(black_point=0.2, white_point=0.8)), expected, atol=1e-6)
+
+
+def test_contrast_steepens_about_the_middle_and_full_contrast_is_hard():
+    alpha = torch.tensor([[0.3, 0.5, 0.6]])
+    assert torch.allclose(adjust_edge(alpha, EdgeOptions(contrast=0.5)), torch.tensor([[0.1, 0.5, 0.7]]), atol=1e-6)
+    assert adjust_edge(alpha, EdgeOptions(contrast=1)).tolist() == [[0, 1, 1]]
+
+
+def test_small_holes_are_filled_with_their_soft_rim_and_large_ones_stay():
+    alpha = torch.ones(60, 60)
+    alpha[10:14, 10:14] = 0
+    alpha[9, 10:14] = 0.5
+    alpha[30:50, 30:50] = 0
+    filled = adjust_edge(alpha, EdgeOptions(fill_holes_px=25))
+    assert torch.all(filled[5:20, 5:20] == 1)
+    assert torch.all(filled[30:50, 30:50] == 0)
+
+
+def test_a_gap_at_the_picture_border_is_no_hole():
+    alpha = torch.ones(20, 20)
+    alpha[0:3, 5:8] = 0
+    assert torch.equal(adjust_edge(alpha, EdgeOptions(fill_holes_px=100)), alpha)
+
+
+def test_specks_disappear_and_the_subject_stays():
+    alpha = disc(15)
+    speckled = alpha.clone()
+    speckled[2:4, 2:4] = 0.7
+    assert torch.equal(adjust_edge(speckled, EdgeOptions(remove_specks_px=6)), alpha)
+
+
+def test_frames_of_a_batch_are_adjusted_one_by_one():
+    batch = torch.stack([disc(10), disc(20)])
+    options = EdgeOptions(shift_px=2, feather_px=1.5, remove_specks_px=3)
+    together = adjust_edge(batch, options)
+    assert torch.equal(together, torch.stack([adjust_edge(frame, options) for frame in batch]))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("size", [(1, 1), (3, 50), (16, 16)])
+def test_an_empty_or_full_matte_of_any_size_stays_as_it_is(value, size):
+    alpha = torch.full(size, value)
+    options = EdgeOptions(
+        remove_specks_px=0, fill_holes_px=9, shift_px=-2 if value == 0 else 2, feather_px=2, contrast=0.3
+    )
+    assert torch.allclose(adjust_edge(alpha, options), alpha, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"black_point": 0.6, "white_point": 0.6},
+        {"white_point": 1.2},
+        {"feather_px": -1},
+        {"contrast": 1.5},
+        {"fill_holes_px": -2},
+    ],
+)
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match="point|negative|[Cc]ontrast"):
+        EdgeOptions(**wrong)

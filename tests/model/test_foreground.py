@@ -1,0 +1,119 @@
+"""What foreground estimation promises: the old background's colour leaves the soft edge."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mam_model.foreground import estimate_foreground
+
+
+def soft_disc(height: int, width: int, softness: float) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    away = ((x - width / 2) ** 2 + (y - height / 2) ** 2).sqrt()
+    return ((0.3 * min(height, width) - away) / softness + 0.5).clamp(0, 1)
+
+
+def layers(height: int = 96, width: int = 120) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A subject and a background, each with slow changes of colour, a soft matte and their composite."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    front = torch.stack((0.7 + 0.2 * x, 0.5 + 0.2 * (6 * y).sin(), 0.2 + 0.1 * y), dim=-1)
+    back = torch.stack((0.1 + 0.1 * y, 0.4 + 0.3 * x, 0.6 + 0.3 * (5 * x).cos()), dim=-1)
+    alpha = soft_disc(height, width, 14)
+    return front, back, alpha, alpha[..., None] * front + (1 - alpha[..., None]) * back
+
+
+def edge_error(estimate: torch.Tensor, front: torch.Tensor, alpha: torch.Tensor) -> float:
+    """Mean error of alpha * F where the matte is soft: what shows in a new composite."""
+    soft = (alpha > 0.02) & (alpha < 0.98)
+    return float(((estimate - front).abs().mean(dim=-1) * alpha)[soft].mean())
+
+
+def test_white_at_half_alpha_on_green_comes_back_white():
+    alpha = torch.zeros(48, 48)
+    alpha[8:40, 8:40] = 0.5
+    alpha[14:34, 14:34] = 1
+    green = torch.tensor([0.0, 1.0, 0.0])
+    image = alpha[..., None] + (1 - alpha[..., None]) * green
+    assert image[10, 20].tolist() == [0.5, 1.0, 0.5], "the rim is greenish before"
+    rim = estimate_foreground(image, alpha)[alpha == 0.5]
+    assert rim.min() > 0.95
+
+
+def test_the_background_that_shone_through_is_gone_from_the_soft_edge():
+    front, _, alpha, image = layers()
+    assert edge_error(estimate_foreground(image, alpha), front, alpha) < 0.1 * edge_error(image, front, alpha)
+
+
+def test_it_is_as_exact_as_the_published_implementation():
+    pymatting = pytest.importorskip("pymatting", reason="PyMatting is not installed")
+    front, _, alpha, image = layers()
+    published = torch.from_numpy(pymatting.estimate_foreground_ml(image.double().numpy(), alpha.double().numpy()))
+    ours = estimate_foreground(image, alpha)
+    assert edge_error(ours, front, alpha) <= 1.02 * edge_error(published, front, alpha)
+
+
+def test_a_known_background_makes_the_estimate_better():
+    front, back, alpha, image = layers()
+    blind = edge_error(estimate_foreground(image, alpha), front, alpha)
+    assert edge_error(estimate_foreground(image, alpha, back), front, alpha) < 0.7 * blind
+
+
+def test_foreground_and_background_compose_to_the_picture_again():
+    _, _, alpha, image = layers()
+    front, back = estimate_foreground(image, alpha, return_background=True)
+    again = alpha[..., None] * front + (1 - alpha[..., None]) * back
+    assert (again - image).abs().max() < 0.02
+
+
+def test_a_certain_subject_keeps_its_colours():
+    _, _, alpha, image = layers()
+    inside = alpha == 1
+    assert (estimate_foreground(image, alpha)[inside] - image[inside]).abs().max() < 1e-3
+
+
+def test_outside_the_subject_its_colours_are_continued():
+    front, back, alpha, image = layers()
+    estimate = estimate_foreground(image, alpha)
+    ring = (alpha == 0) & (soft_disc(96, 120, 40) > 0)
+    assert (estimate - front)[ring].abs().mean() < 0.3 * (back - front)[ring].abs().mean()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_flat_matte_gives_finite_colours(value):
+    estimate = estimate_foreground(torch.rand(9, 13, 3), torch.full((9, 13), value))
+    assert estimate.isfinite().all() and estimate.min() >= 0 and estimate.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (90, 2)])
+def test_pictures_of_every_shape_come_back_in_their_shape(size):
+    assert estimate_foreground(torch.rand(*size, 3), torch.rand(*size)).shape == (*size, 3)
+
+
+def test_each_picture_of_a_batch_is_estimated_as_if_it_were_alone():
+    _, _, alpha, image = layers(40, 50)
+    images = torch.stack((image, image.flip(0), torch.rand(40, 50, 3)))
+    alphas = torch.stack((alpha, alpha.flip(0), alpha))
+    together = estimate_foreground(images, alphas)
+    assert together.shape == (3, 40, 50, 3)
+    for one, picture, matte in zip(together, images, alphas, strict=True):
+        torch.testing.assert_close(one, estimate_foreground(picture, matte), rtol=0, atol=1e-6)
+
+
+def test_working_in_strips_changes_nothing(monkeypatch):
+    _, _, alpha, image = layers(70, 40)
+    whole = estimate_foreground(image, alpha)
+    monkeypatch.setattr("mam_model.foreground._STRIP_PX", 40 * 9)
+    torch.testing.assert_close(estimate_foreground(image, alpha), whole, rtol=0, atol=1e-6)
+
+
+def test_the_picture_and_its_matte_are_left_alone():
+    _, _, alpha, image = layers(40, 50)
+    before = image.clone(), alpha.clone()
+    estimate_foreground(image, alpha)
+    assert torch.equal(image, before[0]) and torch.equal(alpha, before[1])
+
+
+def test_a_matte_of_another_size_is_refused_with_both_sizes():
+    with pytest.raises(ValueError, match="50 x 40 and 40 x 50"):
+        estimate_foreground(torch.rand(40, 50, 3), torch.rand(50, 40))
