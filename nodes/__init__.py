@@ -9,9 +9,10 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 class MattingExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from . import compositing, loaders, matting, prompts, steps
+        from . import compositing, edges, instances, loaders, matting, measuring, prompts, steps
 
-        return [node for family in (loaders, prompts, steps, matting, compositing) for node in family.NODES]
+        families = (loaders, prompts, steps, matting, instances, edges, compositing, measuring)
+        return [node for family in families for node in family.NODES]
 
 
 async def comfy_entrypoint() -> MattingExtension:

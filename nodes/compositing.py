@@ -6,8 +6,19 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..mam_model import view
-from ..mam_model.composite import FIT_MODES, fit_picture, over, parse_color, solid_color, with_alpha
+from ..mam_model import view as looks
+from ..mam_model.composite import (
+    FIT_MODES,
+    fit_picture,
+    over,
+    parse_color,
+    place,
+    premultiplied,
+    solid_color,
+    with_alpha,
+)
+from ..mam_model.composite import light_wrap as wrap_light
+from ..mam_model.instances import Instance, Instances
 from . import sockets
 from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures
 from .previews import show
@@ -70,6 +81,78 @@ class Composite(io.ComfyNode):
                         "motion blur and bright backgrounds."
                     ),
                 ),
+                io.Combo.Input(
+                    "canvas",
+                    options=["image", "background"],
+                    default="image",
+                    optional=True,
+                    tooltip=(
+                        "Whose size the result has. image: the background is fitted to it. background: the subject is "
+                        "placed on it, by x, y and scale."
+                    ),
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "x",
+                    default=0.5,
+                    min=-2.0,
+                    max=3.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="With canvas background: where the image's middle lies, 0 = left side, 1 = right side.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "y",
+                    default=0.5,
+                    min=-2.0,
+                    max=3.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="With canvas background: where the image's middle lies, 0 = top, 1 = bottom.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "scale",
+                    default=1.0,
+                    min=0.01,
+                    max=16.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="With canvas background: size of the subject as a factor on its own pixels.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "light_wrap",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How much of the background's light spills over the edge, to seat it in the scene.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "light_wrap_px",
+                    default=12.0,
+                    min=1.0,
+                    max=200.0,
+                    step=0.5,
+                    optional=True,
+                    tooltip="How far that light reaches into the subject, in pixels.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "cutout_alpha",
+                    options=["straight", "premultiplied"],
+                    default="straight",
+                    optional=True,
+                    tooltip=(
+                        "straight: what PNG and image editors expect. premultiplied: colours already multiplied by "
+                        "alpha, for video tools that ask for it; as PNG it looks dark-edged."
+                    ),
+                    advanced=True,
+                ),
             ],
             outputs=[
                 io.Image.Output("composite", tooltip="The subject over the new background."),
@@ -97,15 +180,24 @@ class Composite(io.ComfyNode):
         fit: str = "cover",
         edge_color: str = "estimated",
         blend: str = "sRGB",
+        canvas: str = "image",
+        x: float = 0.5,
+        y: float = 0.5,
+        scale: float = 1.0,
+        light_wrap: float = 0.0,
+        light_wrap_px: float = 12.0,
+        cutout_alpha: str = "straight",
     ) -> io.NodeOutput:
         from ..mam_model.foreground import estimate_foreground
 
         image, alpha = pictures(image), masks(alpha)
         check_same_size(image, alpha)
-        height, width = image.shape[1:3]
         batches = {"image": image, "alpha": alpha}
         if background is not None:
             batches["background"] = pictures(background)
+        elif canvas == "background":
+            raise ValueError('Connect a background: with canvas "background" it gives the result its size.')
+        height, width = batches[canvas].shape[1:3]
         plain = solid_color(color, height, width)
         composites, cutouts = [], []
         for index in in_steps(pair_count(**batches)):
@@ -113,12 +205,17 @@ class Composite(io.ComfyNode):
             subject = frame_of(image, index).to(matte)
             if edge_color == "estimated":
                 subject = estimate_foreground(subject, matte)
+            cutout = with_alpha(subject, matte)
+            if canvas == "background":
+                cutout = place(cutout, height, width, x, y, scale)
             behind = plain.to(matte)
             if background is not None:
                 picture = frame_of(batches["background"], index).to(matte)
                 behind = fit_picture(picture, height, width, fit, parse_color(color))
-            composites.append(as_output(over(subject, matte, behind, linear_light=blend == "linear light")))
-            cutouts.append(as_output(with_alpha(subject, matte)))
+            subject, matte = cutout[..., :3], cutout[..., 3]
+            composite = over(subject, matte, behind, linear_light=blend == "linear light")
+            composites.append(as_output(wrap_light(composite, matte, behind, light_wrap_px, light_wrap)))
+            cutouts.append(as_output(premultiplied(cutout) if cutout_alpha == "premultiplied" else cutout))
         return io.NodeOutput(torch.stack(composites), torch.stack(cutouts))
 
 
@@ -154,6 +251,19 @@ class PreviewMatte(io.ComfyNode):
                     optional=True,
                     tooltip="What the view named color puts behind the subject.",
                 ),
+                sockets.Instances.Input(
+                    "instances",
+                    optional=True,
+                    tooltip="With instance_alphas as alpha: pairs each matte with its picture and captions it.",
+                ),
+                io.Combo.Input(
+                    "layout",
+                    options=["one by one", "contact sheet"],
+                    default="one by one",
+                    optional=True,
+                    tooltip="contact sheet: all frames or instances in one picture, with captions.",
+                    advanced=True,
+                ),
             ],
             outputs=[io.Image.Output("preview", tooltip="What the node shows, for saving or comparing.")],
         )
@@ -163,28 +273,51 @@ class PreviewMatte(io.ComfyNode):
         return Composite.validate_inputs(color)
 
     @classmethod
-    def execute(cls, image: Tensor, alpha: Tensor, view: str = "checker", color: str = "#00b140") -> io.NodeOutput:
+    def execute(
+        cls,
+        image: Tensor,
+        alpha: Tensor,
+        view: str = "checker",
+        color: str = "#00b140",
+        instances: Instances | None = None,
+        layout: str = "one by one",
+    ) -> io.NodeOutput:
         image, alpha = pictures(image), masks(alpha)
         check_same_size(image, alpha)
+        captions = None
+        if instances is not None:
+            instances.check(alpha)
+            pair_count(image=image, instances=range(instances.frame_count))
+            if len(image) > 1:
+                image = image[[entry.frame for entry in instances.entries]]
+            captions = [_caption(entry) for entry in instances.entries]
         shown = []
         for index in in_steps(pair_count(image=image, alpha=alpha)):
             matte = frame_of(alpha, index).float().clamp(0, 1)
             shown.append(as_output(_seen(frame_of(image, index).to(matte), matte, view, color)))
+        if layout == "contact sheet":
+            captions = captions or [f"frame {index}" for index in range(len(shown))]
+            shown = [as_output(looks.contact_sheet(shown, captions))]
         return io.NodeOutput(torch.stack(shown), ui=show(shown))
+
+
+def _caption(entry: Instance) -> str:
+    name = " ".join(part for part in (f"frame {entry.frame}, no. {entry.index}", entry.label) if part)
+    return f"{name}, {entry.score:.2f}" if entry.found else f"{name}: not found"
 
 
 def _seen(image: Tensor, alpha: Tensor, way: str, color: str) -> Tensor:
     if way == "checker":
-        return view.over_checker(image, alpha)
+        return looks.over_checker(image, alpha)
     if way in ("black", "white", "color"):
         return over(image, alpha, solid_color(color if way == "color" else way, *alpha.shape).to(image))
     if way == "alpha":
-        return view.grey(alpha)
+        return looks.grey(alpha)
     if way == "onion skin":
-        return view.onion_skin(image, alpha)
+        return looks.onion_skin(image, alpha)
     if way == "overlay":
-        return view.tinted(image, alpha)
-    return view.side_by_side([image, view.grey(alpha), view.over_checker(image, alpha)])
+        return looks.tinted(image, alpha)
+    return looks.side_by_side([image, looks.grey(alpha), looks.over_checker(image, alpha)])
 
 
 NODES = [Composite, PreviewMatte]

@@ -26,7 +26,7 @@ MERGE_INPUTS = [
         ),
     ),
     io.Combo.Input(
-        "band",
+        "sides",
         options=["one", "two"],
         default="one",
         optional=True,
@@ -75,10 +75,10 @@ MATTE_OUTPUTS = [
 
 
 def merge_options(
-    guidance_mode: str = "mask", band: str = "one", width_os8: int = 10, width_os4: int = 20, width_os1: int = 10
+    guidance_mode: str = "mask", sides: str = "one", width_os8: int = 10, width_os4: int = 20, width_os1: int = 10
 ) -> MergeOptions:
     """The widgets of MERGE_INPUTS as the library's options."""
-    return MergeOptions(guidance_mode, band, width_os8, width_os4, width_os1)
+    return MergeOptions(guidance_mode, sides, width_os8, width_os4, width_os1)
 
 
 class MatteBatch:
@@ -103,9 +103,14 @@ class MatteBatch:
         self._instances.append(as_output(shared))
         self._frames.append(as_output(shared.sum(dim=0).clamp(0, 1)) if len(shared) > 1 else self._instances[-1][0])
 
+    @property
+    def frames(self) -> Tensor:
+        """float [B, H, W], one matte per frame, all its targets together."""
+        return torch.stack(self._frames)
+
     def output(self) -> io.NodeOutput:
         """The outputs of MATTE_OUTPUTS, with the mattes shown on the node."""
-        frames = torch.stack(self._frames)
+        frames = self.frames
         # Most pictures have one target: then both outputs are one tensor, because ComfyUI keeps every output in memory.
         one_each = all(len(instances) == 1 for instances in self._instances)
         instances = frames if one_each else torch.cat(self._instances)

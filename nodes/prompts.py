@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..mam_model.prompt import Prompt, PromptError, PromptSet, Scribble
+from ..mam_model.prompt import Prompt, PromptError, PromptSet, Scribble, covered_area
+from ..mam_model.scribble import prompt_from_trimap
 from . import sockets
-from .batch import frame_of, masks, pair_count
-from .dialects import read_box_text, read_boxes, read_points
+from .batch import as_output, frame_of, masks, pair_count
+from .dialects import Point, in_pixels, read_boxes, read_points, write_box, write_points
 
 _LABEL = io.String.Input(
     "label",
@@ -57,21 +60,48 @@ class PromptPoints(io.ComfyNode):
                     ),
                 ),
                 _LABEL,
+                io.Combo.Input(
+                    "coordinates",
+                    options=["pixels", "0 to 1"],
+                    default="pixels",
+                    optional=True,
+                    advanced=True,
+                    tooltip="0 to 1: shares of width and height, as some editors write. Connect the image then.",
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip='Only needed for coordinates "0 to 1": the picture they belong to.'
+                ),
             ],
             outputs=[_PROMPT_OUTPUT],
         )
 
     @classmethod
     def execute(
-        cls, positive: str, negative: str = "", each_point_is: str = "part of one target", label: str = ""
+        cls,
+        positive: str,
+        negative: str = "",
+        each_point_is: str = "part of one target",
+        label: str = "",
+        coordinates: str = "pixels",
+        image: Tensor | None = None,
     ) -> io.NodeOutput:
-        on, off = read_points(positive), read_points(negative)
-        targets = [[point] for point in on] if each_point_is == "a target of its own" else [on]
-        prompts = tuple(
-            Prompt(points_px=(*target, *off), labels=(1,) * len(target) + (0,) * len(off), label=label)
-            for target in targets
-        )
-        return io.NodeOutput(PromptSet((prompts,)))
+        on, off = read_points(positive, label=1), read_points(negative, label=0)
+        if coordinates == "0 to 1":
+            if image is None:
+                raise PromptError('Connect the image: coordinates "0 to 1" are shares of its width and height.')
+            on, off = (in_pixels(frames, image.shape[2], image.shape[1]) for frames in (on, off))
+        frames = []
+        for index in range(pair_count(positive=on, negative=off)):
+            points = frame_of(on, index) + frame_of(off, index)
+            clicked = [point for point in points if point.label == 1]
+            others = [point for point in points if point.label != 1]
+            targets = [[point] for point in clicked] if each_point_is == "a target of its own" else [clicked]
+            frames.append(tuple(_prompt_of(target + others, label) for target in targets))
+        return io.NodeOutput(PromptSet(tuple(frames)))
+
+
+def _prompt_of(points: list[Point], label: str) -> Prompt:
+    return Prompt(tuple((point.x, point.y) for point in points), tuple(point.label for point in points), label=label)
 
 
 class PromptBoxes(io.ComfyNode):
@@ -93,29 +123,46 @@ class PromptBoxes(io.ComfyNode):
                         "A list of lists gives each frame its own boxes."
                     ),
                 ),
-                sockets.BoundingBoxes.Input(
+                sockets.AnyBoxes.Input(
                     "bounding_boxes",
                     optional=True,
-                    tooltip="Boxes of a detector, such as RT-DETR or SAM3 Detect, added to the typed ones.",
+                    tooltip=(
+                        "Boxes of a detector, added to the typed ones: core's BOUNDING_BOX (RT-DETR, SAM3 Detect), "
+                        "BBOX, BBOXES and BOX of other packs, or SEGS of the Impact Pack."
+                    ),
                     extra_dict={"forceInput": True},
                 ),
                 _LABEL,
+                io.Combo.Input(
+                    "four_numbers_are",
+                    options=["corners", "corner and size"],
+                    default="corners",
+                    optional=True,
+                    advanced=True,
+                    tooltip="How bare numbers are meant: left, top, right, bottom, or left, top, width, height.",
+                ),
             ],
             outputs=[_PROMPT_OUTPUT],
         )
 
     @classmethod
-    def execute(cls, boxes: str, bounding_boxes: object = None, label: str = "") -> io.NodeOutput:
-        written = [read_box_text(boxes)]
-        if bounding_boxes is not None:
-            written.append(read_boxes(bounding_boxes))
+    def execute(
+        cls,
+        boxes: str,
+        bounding_boxes: object = None,
+        label: str = "",
+        four_numbers_are: str = "corners",
+    ) -> io.NodeOutput:
         prompts = PromptSet()
-        for frames in written:
-            targets = tuple(
-                tuple(Prompt(box_xyxy_px=box.xyxy_px, label=label or box.label, score=box.score) for box in frame)
+        for written in (boxes, bounding_boxes):
+            if written is None:
+                continue
+            frames = read_boxes(written, corners=four_numbers_are == "corners")
+            targets = (
+                tuple(Prompt(box_xyxy_px=box.xyxy, label=label or box.label, score=box.score) for box in frame)
                 for frame in frames
             )
-            prompts = prompts.joined_with(PromptSet(targets))
+            prompts = prompts.joined_with(PromptSet(tuple(targets)))
         return io.NodeOutput(prompts)
 
 
@@ -144,12 +191,22 @@ class PromptMask(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "guidance: this is the subject, only its edge is matted; soft values count as edge. hint: SAM "
-                        "decides anew, with the mask beside points and boxes."
+                        "(or GrabCut) decides anew where the subject is, and the mask is one clue among others."
                     ),
                 ),
                 io.Mask.Input("foreground_strokes", optional=True, tooltip="Strokes on the subject, as a mask."),
                 io.Mask.Input("background_strokes", optional=True, tooltip="Strokes beside the subject, as a mask."),
                 _LABEL,
+                io.Mask.Input(
+                    "unknown_strokes",
+                    optional=True,
+                    tooltip="Strokes over parts that are neither, such as flying hair: only matting decides there.",
+                ),
+                io.Mask.Input(
+                    "trimap",
+                    optional=True,
+                    tooltip="Instead of a mask: 1 surely subject, 0 surely not, anything between is to be matted.",
+                ),
             ],
             outputs=[_PROMPT_OUTPUT],
         )
@@ -162,37 +219,53 @@ class PromptMask(io.ComfyNode):
         foreground_strokes: Tensor | None = None,
         background_strokes: Tensor | None = None,
         label: str = "",
+        unknown_strokes: Tensor | None = None,
+        trimap: Tensor | None = None,
     ) -> io.NodeOutput:
-        given = {"mask": mask, "foreground strokes": foreground_strokes, "background strokes": background_strokes}
+        if mask is not None and trimap is not None:
+            raise PromptError("Connect a mask or a trimap, not both: each says where the subject is.")
+        # Where strokes cross, the one on the subject counts, because it was drawn with more care.
+        given = {
+            "mask": mask,
+            "trimap": trimap,
+            Scribble.BACKGROUND: background_strokes,
+            Scribble.UNKNOWN: unknown_strokes,
+            Scribble.FOREGROUND: foreground_strokes,
+        }
         batches = {name: masks(batch).float().cpu() for name, batch in given.items() if batch is not None}
         if not batches:
-            raise PromptError("Connect a mask or strokes: this prompt says nothing yet.")
+            raise PromptError("Connect a mask, strokes or a trimap: this prompt says nothing yet.")
         prompts = []
-        for index in range(pair_count(**batches)):
+        for index in range(pair_count(**{_spoken(name): batch for name, batch in batches.items()})):
             frame = {name: frame_of(batch, index) for name, batch in batches.items()}
-            prompts.append(
-                Prompt(
-                    mask=frame.get("mask"),
-                    mask_is_guidance=use_mask_as == "guidance",
-                    scribbles=_strokes(frame.get("foreground strokes"), frame.get("background strokes")),
-                    label=label,
-                )
-            )
-        return io.NodeOutput(PromptSet(tuple((prompt,) for prompt in prompts)))
+            strokes = _drawn({name: area for name, area in frame.items() if isinstance(name, Scribble)})
+            if trimap is None:
+                # A blank mask says nothing, whatever its size: Load Image gives one for a picture without transparency.
+                rough = frame["mask"] if "mask" in frame and frame["mask"].any() else None
+                is_guidance = rough is not None and use_mask_as == "guidance"
+                prompt = Prompt(mask=rough, mask_is_guidance=is_guidance, scribbles=strokes)
+            else:
+                prompt = prompt_from_trimap(frame["trimap"], strokes)
+            prompts.append((replace(prompt, label=label),))
+        return io.NodeOutput(PromptSet(tuple(prompts)))
 
 
-def _strokes(foreground: Tensor | None, background: Tensor | None) -> Tensor | None:
+def _spoken(name: str | Scribble) -> str:
+    return f"{name.name.lower()}_strokes" if isinstance(name, Scribble) else name
+
+
+def _drawn(strokes: dict[Scribble, Tensor]) -> Tensor | None:
+    """One scribble map from a mask per kind of stroke; where they cross, the later kind counts."""
     drawn = None
-    # Where strokes cross, the one on the subject counts, because it was drawn with more care.
-    for strokes, value in ((background, Scribble.BACKGROUND), (foreground, Scribble.FOREGROUND)):
-        if strokes is None or not (strokes > 0.5).any():
+    for value, area in strokes.items():
+        if not (area > 0.5).any():
             continue
         if drawn is None:
-            drawn = torch.zeros(strokes.shape, dtype=torch.uint8)
-        if drawn.shape != strokes.shape:
-            sizes = [f"{area.shape[1]} x {area.shape[0]}" for area in (drawn, strokes)]
+            drawn = torch.zeros(area.shape, dtype=torch.uint8)
+        if drawn.shape != area.shape:
+            sizes = [f"{part.shape[1]} x {part.shape[0]}" for part in (drawn, area)]
             raise PromptError(f"The strokes differ in size: {sizes[0]} and {sizes[1]} pixels.")
-        drawn[strokes > 0.5] = value
+        drawn[area > 0.5] = value
     return drawn
 
 
@@ -236,4 +309,62 @@ class CombinePrompts(io.ComfyNode):
         return io.NodeOutput(first)
 
 
-NODES = [PromptPoints, PromptBoxes, PromptMask, CombinePrompts]
+class PromptInfo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MAM_PromptInfo",
+            display_name="Prompt to Core Types",
+            category=sockets.CATEGORY,
+            description=(
+                "Gives a prompt back in ComfyUI's own types, so that it can also drive SAM3 Detect, Draw BBoxes, the "
+                "nodes of KJNodes, and others."
+            ),
+            search_aliases=["prompt to bbox", "bounding box out", "points json", "convert prompt"],
+            inputs=[
+                sockets.Prompt.Input("prompt", tooltip="Any prompt."),
+                io.Int.Input(
+                    "frame",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="Which frame's points and mask to give, from 0; a prompt for all frames has only frame 0.",
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip="The picture: gives the mask its size, and fills boxes into it."
+                ),
+            ],
+            outputs=[
+                io.Custom("BOUNDING_BOX").Output(
+                    "bounding_boxes", tooltip="The boxes in core's form: a list for all frames, or a list per frame."
+                ),
+                io.String.Output("positive", tooltip='Points on the subjects as JSON: [{"x": 120, "y": 80}].'),
+                io.String.Output("negative", tooltip="Points that are not on them, in the same form."),
+                io.Mask.Output("mask", tooltip="The prompt's masks and boxes as one mask; empty if there are none."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, prompt: PromptSet, frame: int, image: Tensor | None = None) -> io.NodeOutput:
+        if frame >= len(prompt.frames):
+            raise PromptError(
+                f"The prompt speaks of {len(prompt.frames)} frame(s), counted from 0; there is no {frame}."
+            )
+        boxes = [
+            [write_box(target.box_xyxy_px, target.label, target.score) for target in targets if target.box_xyxy_px]
+            for targets in prompt.frames
+        ]
+        targets = prompt.frames[frame]
+        on, off = (
+            [p for target in targets for p, own in zip(target.points_px, target.labels) if own == label]
+            for label in (1, 0)
+        )
+        area = covered_area(targets, None if image is None else tuple(image.shape[1:3]))
+        if area is None:
+            # What Load Image gives for "no mask".
+            area = torch.zeros(64, 64)
+        for_all_or_each = boxes[0] if len(boxes) == 1 else boxes
+        return io.NodeOutput(for_all_or_each, write_points(on), write_points(off), as_output(area[None]))
+
+
+NODES = [PromptPoints, PromptBoxes, PromptMask, CombinePrompts, PromptInfo]

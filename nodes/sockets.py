@@ -23,7 +23,8 @@ Alphas = io.Custom("MAM_ALPHAS")
 # mam_model.instances.Instances: which matte belongs to which target of which frame.
 Instances = io.Custom("MAM_INSTANCES")
 
-# Boxes in core's form. io.BoundingBox.Input would put a default box of 512 x 512 into API prompts that leave it out.
-BoundingBoxes = io.Custom("BOUNDING_BOX")
+# Boxes as core and other packs give them; dialects.py reads them all. io.BoundingBox.Input would put a default box of
+# 512 x 512 into API prompts that leave it out.
+AnyBoxes = io.Custom("BOUNDING_BOX,BBOX,BBOXES,BOX,SEGS")
 
 CATEGORY = "image/matting"

@@ -143,8 +143,8 @@ class MaskToMatte(io.ComfyNode):
         m2m.load(m2m.predicting_bytes)
         frames = []
         for index in in_steps(pair_count(embedding=embedding, guidance=guidance)):
-            found = frame_of(guidance, index)
-            pyramid = predict_pyramid(m2m.network, frame_of(embedding, index).embedding, found)
+            picture, found = frame_of(embedding, index).embedding, frame_of(guidance, index)
+            pyramid = predict_pyramid(m2m.network, picture, found)
             frames.append(FramePyramid(pyramid.cpu(), found))
         scales = (view.three_scales(frame.pyramid, frame.guidance.frame) for frame in frames if len(frame.guidance))
         return io.NodeOutput(frames, ui=show(scales))

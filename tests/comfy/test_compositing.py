@@ -1,0 +1,212 @@
+"""The subject over its new background, and the cut-out as a file that other programs open."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageColor
+
+from .graphs import disc, disc_picture, node, pictures
+
+
+@pytest.fixture
+def composite(comfy, tensors):
+    """`composite(image, alpha, ...)`: run of a graph with the nodes "composite" and "saved" (its cut-out)."""
+
+    def run(image, alpha, background=None, **settings):
+        graph = {"image": node(tensors(image)), "alpha": node(tensors(alpha))}
+        if background is not None:
+            graph["background"] = node(tensors(background))
+            settings["background"] = ("background", 0)
+        graph["composite"] = node("MAM_Composite", image=("image", 0), alpha=("alpha", 0), **settings)
+        graph["saved"] = node("SaveImage", images=("composite", 1), filename_prefix="cutout")
+        graph["shown"] = node("PreviewImage", images=("composite", 0))
+        return comfy.run(graph)
+
+    return run
+
+
+def test_a_saved_cut_out_read_back_is_the_picture_with_its_matte_to_eight_bits(comfy, composite):
+    image, alpha = pictures(2, 20, 30), torch.rand(2, 20, 30)
+    run = composite(image, alpha, edge_color="as photographed")
+    assert run.ok, run.error
+    for index, saved in enumerate(run.ui["saved"]["images"]):
+        with Image.open(comfy.output_dir / saved["filename"]) as picture:
+            assert picture.mode == "RGBA"
+            pixels = torch.from_numpy(np.array(picture)).float() / 255
+        # Straight alpha: the colours are not darkened where the matte is thin. Core rounds down.
+        assert (pixels[..., :3] - image[index]).abs().max() <= 1 / 255
+        assert (pixels[..., 3] - alpha[index]).abs().max() <= 1 / 255
+
+
+def test_a_cut_out_can_be_loaded_again_with_its_matte(comfy, composite, tensors):
+    image, alpha = pictures(1, 20, 30), torch.rand(1, 20, 30)
+    run = composite(image, alpha, edge_color="as photographed")
+    name = run.ui["saved"]["images"][0]["filename"]
+    graph = {
+        "load": node("LoadImage", image=f"{name} [output]"),
+        "invert": node("InvertMask", mask=("load", 1)),
+        "shown": node("MaskPreview", mask=("invert", 0)),
+    }
+    again = comfy.run(graph)
+    assert again.ok, again.error
+    assert (again.output("invert") - alpha).abs().max() <= 1.01 / 255
+
+
+def test_as_photographed_leaves_the_pixels_as_they_are(composite):
+    image, alpha = pictures(1, 20, 30), torch.rand(1, 20, 30)
+    run = composite(image, alpha, edge_color="as photographed", color="#ff0000")
+    assert torch.equal(run.output("composite", 1)[..., :3], image)
+    assert torch.equal(run.output("composite", 1)[..., 3], alpha)
+    expected = alpha[..., None] * image + (1 - alpha[..., None]) * torch.tensor((1.0, 0.0, 0.0))
+    torch.testing.assert_close(run.output("composite"), expected, atol=1e-6, rtol=0)
+
+
+def test_estimated_edge_colour_takes_the_old_background_out_of_the_rim(composite):
+    alpha = disc(60, 80, 40, 30, 18)[None]
+    soft = torch.nn.functional.avg_pool2d(alpha[None], 9, 1, 4)[0]
+    image = disc_picture(soft[0])
+    run = composite(image, soft)
+    colors = run.output("composite", 1)[..., :3][(soft > 0.1) & (soft < 0.9)]
+    subject = torch.tensor((0.95, 0.55, 0.10))
+    photographed = image[(soft > 0.1) & (soft < 0.9)]
+    assert (colors - subject).abs().mean() < 0.08 < (photographed - subject).abs().mean() / 2
+
+
+def test_blending_linear_light_gives_a_brighter_edge(composite):
+    image, alpha = torch.zeros(1, 8, 8, 3), torch.full((1, 8, 8), 0.5)
+    settings = {"edge_color": "as photographed", "color": "#ffffff"}
+    plain = composite(image, alpha, **settings).output("composite").clone()
+    linear = composite(image, alpha, blend="linear light", **settings).output("composite")
+    torch.testing.assert_close(plain, torch.full_like(plain, 0.5))
+    torch.testing.assert_close(linear, torch.full_like(plain, 0.7354), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("node_id", ["MAM_Composite", "MAM_PreviewMatte"])
+def test_a_colour_that_cannot_be_read_is_refused_before_anything_runs(comfy, tensors, node_id):
+    graph = {
+        "image": node(tensors(pictures())),
+        "alpha": node(tensors(torch.rand(1, 48, 64))),
+        "result": node(node_id, image=("image", 0), alpha=("alpha", 0), color="greenish"),
+        "shown": node("PreviewImage", images=("result", 0)),
+    }
+    run = comfy.run(graph)
+    assert not run.ok and run.executed == []
+    assert "'greenish' is not a colour" in run.error and "#00b140" in run.error
+    graph["result"]["inputs"]["color"] = "teal"
+    assert comfy.run(graph).ok
+
+
+@pytest.mark.parametrize("name", ["white", "skyblue"])
+def test_a_named_colour_can_be_read_again_after_pillow_has_used_it(composite, name):
+    """Pillow replaces the text of a name that it was asked for by a tuple, in its own table."""
+    ImageColor.getrgb(name)
+    run = composite(pictures(1, 8, 8), torch.zeros(1, 8, 8), color=name)
+    assert run.ok, run.error
+    expected = torch.tensor(ImageColor.getrgb(name)) / 255
+    torch.testing.assert_close(run.output("composite"), expected.expand(1, 8, 8, 3))
+
+
+def test_one_background_serves_a_batch_and_a_batch_has_one_each(composite):
+    image, alpha = pictures(3, 12, 16), torch.zeros(3, 12, 16)
+    one = pictures(1, 12, 16, seed=7)
+    run = composite(image, alpha, one)
+    torch.testing.assert_close(run.output("composite"), one.expand(3, -1, -1, -1))
+    each = pictures(3, 12, 16, seed=8)
+    torch.testing.assert_close(composite(image, alpha, each).output("composite"), each)
+    clip = composite(image[:1], alpha[:1], each)
+    assert clip.ok and clip.output("composite").shape == (3, 12, 16, 3)
+    refused = composite(image, alpha, each[:2])
+    assert not refused.ok and "3 frames of" in refused.error and "2 of background" in refused.error
+
+
+RED_AND_BLUE = torch.tensor((1.0, 0.0, 0.0)).expand(1, 10, 40, 3).clone()
+RED_AND_BLUE[:, :, 20:] = torch.tensor((0.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("fit", "top", "corner_is_fill", "left", "right"),
+    [
+        ("cover", "picture", False, "red", "blue"),
+        ("stretch", "picture", False, "red", "blue"),
+        ("contain", "fill", True, "red", "blue"),
+        ("center", "fill", True, "red", "blue"),
+    ],
+)
+def test_a_background_of_another_size_is_fitted(composite, fit, top, corner_is_fill, left, right):
+    image, alpha = pictures(1, 20, 20), torch.zeros(1, 20, 20)
+    run = composite(image, alpha, RED_AND_BLUE, fit=fit, color="#00ff00")
+    assert run.ok, run.error
+    made = run.output("composite")[0]
+    assert made.shape == (20, 20, 3)
+    colors = {"red": (1, 0, 0), "blue": (0, 0, 1), "fill": (0, 1, 0)}
+    assert torch.equal(made[10, 1], torch.tensor(colors[left], dtype=made.dtype))
+    assert torch.equal(made[10, 18], torch.tensor(colors[right], dtype=made.dtype))
+    assert torch.equal(made[0, 0], torch.tensor(colors["fill" if corner_is_fill else "red"], dtype=made.dtype))
+
+
+def test_fits_differ_where_they_should(composite):
+    image, alpha = pictures(1, 20, 20), torch.zeros(1, 20, 20)
+    background = pictures(1, 30, 90, seed=2)
+    made = [
+        composite(image, alpha, background, fit=fit).output("composite").clone()
+        for fit in ("cover", "contain", "stretch", "center")
+    ]
+    for i, one in enumerate(made):
+        for other in made[i + 1 :]:
+            assert (one - other).abs().max() > 0.05
+
+
+VIEWS = ["checker", "black", "white", "color", "alpha", "onion skin", "overlay", "side by side"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_shows_the_matte(comfy, tensors, view):
+    image, alpha = pictures(2, 24, 32), disc(24, 32, 16, 12, 8).expand(2, -1, -1).clone()
+    graph = {"image": node(tensors(image)), "alpha": node(tensors(alpha))}
+    graph["preview"] = node("MAM_PreviewMatte", image=("image", 0), alpha=("alpha", 0), view=view, color="#ff0000")
+    run = comfy.run(graph)
+    assert run.ok, run.error
+    shown = run.output("preview")
+    width = 32 if view != "side by side" else 3 * 32 + 2 * 4
+    assert shown.shape == (2, 24, width, 3)
+    assert shown.min() >= 0 and shown.max() <= 1
+    assert len(run.ui["preview"]["images"]) == 2
+    inside, outside = shown[:, 12, 16], shown[:, 0, 0]
+    expected_inside = {"alpha": torch.ones(2, 3), "overlay": None, "side by side": image[:, 12, 16]}
+    expected_outside = {
+        "black": torch.zeros(2, 3),
+        "white": torch.ones(2, 3),
+        "color": torch.tensor((1.0, 0.0, 0.0)).expand(2, 3),
+        "alpha": torch.zeros(2, 3),
+        "overlay": image[:, 0, 0],
+        "side by side": image[:, 0, 0],
+    }
+    wanted = expected_inside.get(view, image[:, 12, 16])
+    if wanted is not None:
+        torch.testing.assert_close(inside, wanted)
+    else:
+        assert (inside - image[:, 12, 16]).abs().max() > 0.05
+    if view in expected_outside:
+        torch.testing.assert_close(outside, expected_outside[view])
+    else:
+        assert (outside - image[:, 0, 0]).abs().max() > 0.05
+
+
+def test_all_views_of_the_schema_are_tested(comfyui):
+    (widget,) = (slot for slot in comfyui.node("MAM_PreviewMatte").GET_SCHEMA().inputs if slot.id == "view")
+    assert sorted(widget.options) == sorted(VIEWS)
+
+
+@pytest.mark.parametrize("node_id", ["MAM_Composite", "MAM_PreviewMatte"])
+def test_a_matte_of_another_size_is_refused_with_both_sizes(comfy, tensors, node_id):
+    graph = {
+        "image": node(tensors(pictures(1, 32, 48))),
+        "alpha": node(tensors(torch.zeros(1, 64, 64))),
+        "result": node(node_id, image=("image", 0), alpha=("alpha", 0)),
+        "shown": node("PreviewImage", images=("result", 0)),
+    }
+    run = comfy.run(graph)
+    assert run.failed_node == "result"
+    assert "64 x 64" in run.error and "48 x 32" in run.error

@@ -1,0 +1,81 @@
+"""Measuring a matte: the numbers of mam_model.metrics as outputs and as a table on the node."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .graphs import disc, node
+
+
+@pytest.fixture
+def measured(comfy, tensors):
+    def measure(alpha, truth, trimap=None, **settings):
+        graph = {"alpha": node(tensors(alpha)), "truth": node(tensors(truth))}
+        inputs = {"alpha": ("alpha", 0), "truth": ("truth", 0), **settings}
+        if trimap is not None:
+            graph["trimap"] = node(tensors(trimap))
+            inputs["trimap"] = ("trimap", 0)
+        return comfy.run({**graph, "measure": node("MAM_MatteMetrics", **inputs)})
+
+    return measure
+
+
+def numbers(run) -> list[float]:
+    return [run.output("measure", slot) for slot in range(6)]
+
+
+def test_a_perfect_matte_has_no_error(measured):
+    truth = disc(40, 50, 25, 20, 12)[None]
+    run = measured(truth, truth)
+    assert run.ok, run.error
+    assert numbers(run)[:5] == [0, 0, 0, 0, 0]
+
+
+def test_a_constant_error_gives_the_numbers_that_one_can_work_out(measured):
+    truth = torch.zeros(1, 20, 50)
+    run = measured(truth + 0.25, truth)
+    sad, mse, mad, *_ = numbers(run)
+    assert sad == pytest.approx(1000 * 0.25 / 1000)
+    assert mse == pytest.approx(0.0625 * 1000)
+    assert mad == pytest.approx(250)
+
+
+def test_only_the_band_counts_when_a_trimap_is_given(measured):
+    truth = torch.zeros(1, 20, 50)
+    alpha = truth.clone()
+    alpha[:, :, :25] = 1
+    trimap = torch.zeros(1, 20, 50)
+    trimap[:, :, 24:26] = 0.5
+    assert numbers(measured(alpha, truth, trimap))[2] == pytest.approx(500)
+
+
+def test_a_batch_gives_the_mean_and_the_table_each_frame(measured):
+    truth = torch.zeros(2, 10, 10)
+    alpha = truth.clone()
+    alpha[1] = 0.5
+    run = measured(alpha, truth)
+    assert numbers(run)[2] == pytest.approx(250)
+    table = run.output("measure", 6)
+    assert "frame 0" in table and "frame 1" in table and "mean" in table
+    assert run.ui["measure"]["images"]
+
+
+def test_instances_are_matched_in_any_order(measured):
+    subjects = torch.stack([disc(40, 80, 20, 20, 12), disc(40, 80, 60, 20, 15)])
+    run = measured(subjects.flip(0), subjects, compare="instances of one picture")
+    assert run.ok, run.error
+    assert run.output("measure", 5) == pytest.approx(1)
+    missing = measured(subjects[:1].clone(), subjects, compare="instances of one picture")
+    assert missing.output("measure", 5) == pytest.approx(1 / 1.5)
+
+
+def test_mattes_of_another_size_are_refused_with_both_sizes(measured):
+    run = measured(torch.zeros(1, 10, 12), torch.zeros(1, 20, 24))
+    assert not run.ok and "12 x 10" in run.error and "24 x 20" in run.error
+
+
+def test_a_trimap_without_a_band_says_so(measured):
+    truth = disc(20, 20, 10, 10, 5)[None]
+    run = measured(truth, truth, torch.ones(1, 20, 20))
+    assert not run.ok and "unknown" in run.error

@@ -1,0 +1,66 @@
+"""A prompt given back in ComfyUI's own types, in the exact forms that core's nodes read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from .graphs import boxes, node, points
+
+
+@pytest.fixture
+def info(comfy):
+    def ask(prompt: dict, **inputs):
+        more = inputs.pop("more", {})
+        graph = {
+            "prompt": prompt,
+            **more,
+            "info": node("MAM_PromptInfo", **{"prompt": ("prompt", 0), "frame": 0, **inputs}),
+        }
+        return comfy.run({**graph, "shown": node("MaskPreview", mask=("info", 3))})
+
+    return ask
+
+
+def test_boxes_come_back_as_core_writes_them(info):
+    run = info(boxes('[{"x": 10, "y": 20, "width": 30, "height": 40, "label": "cat", "score": 0.5}]'))
+    assert run.ok, run.error
+    assert run.output("info", 0) == [{"x": 10, "y": 20, "width": 30, "height": 40, "label": "cat", "score": 0.5}]
+
+
+def test_boxes_per_frame_come_back_per_frame(info):
+    run = info(boxes("[[[1, 2, 3, 5]], []]"))
+    assert [len(frame) for frame in run.output("info", 0)] == [1, 0]
+
+
+def test_points_come_back_as_two_texts_of_json(info):
+    run = info(points("12 34\n5.5 6", "7 8"))
+    assert json.loads(run.output("info", 1)) == [{"x": 12, "y": 34}, {"x": 5.5, "y": 6}]
+    assert json.loads(run.output("info", 2)) == [{"x": 7, "y": 8}]
+
+
+def test_a_box_fills_the_mask_of_a_picture(info, tensors):
+    picture = {"image": node(tensors(torch.zeros(1, 20, 30, 3)))}
+    run = info(boxes("5 6 15 12"), more=picture, image=("image", 0))
+    mask = run.output("info", 3)
+    assert mask.shape == (1, 20, 30) and mask.sum() == 60 and mask[0, 6, 5] == 1
+
+
+def test_core_draws_our_boxes(comfy, tensors):
+    graph = {
+        "image": node(tensors(torch.zeros(1, 40, 40, 3))),
+        "prompt": boxes("5 6 25 32"),
+        "info": node("MAM_PromptInfo", prompt=("prompt", 0), frame=0),
+        "drawn": node("DrawBBoxes", image=("image", 0), bboxes=("info", 0)),
+        "shown": node("PreviewImage", images=("drawn", 0)),
+    }
+    run = comfy.run(graph)
+    assert run.ok, run.error
+    assert run.output("drawn").max() > 0
+
+
+def test_a_frame_that_is_not_there_is_named(info):
+    run = info(boxes("1 1 9 9"), frame=3)
+    assert not run.ok and "no 3" in run.error
