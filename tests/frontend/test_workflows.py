@@ -1,0 +1,98 @@
+"""The workflows in ComfyUI's real front end, in both renderers. Skipped where playwright or Chromium is missing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import sys
+from pathlib import Path
+
+import comfyui_server
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "scripts"))
+
+import check_workflows  # noqa: E402
+
+FILES = check_workflows.workflow_files()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    comfyui = os.environ.get("COMFYUI_PATH")
+    if not comfyui:
+        pytest.exit("Set COMFYUI_PATH to a ComfyUI folder, or run scripts/run_tests.py, which provides one.", 2)
+    base = tmp_path_factory.mktemp("server")
+    check_workflows.put_pictures(base / "input")
+    with comfyui_server.ComfyUIServer(Path(comfyui).resolve(), base, ROOT, cpu=True) as server:
+        try:
+            with check_workflows.front_end(server.address) as front_end:
+                yield front_end
+        except check_workflows.NoBrowser as missing:
+            pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module", params=check_workflows.RENDERERS)
+def renderer(browser, request):
+    browser.start(check_workflows.RENDERERS[request.param])
+    return browser
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_workflow_opens_as_it_was_saved_and_its_twin_says_the_same(renderer, file):
+    opened = renderer.open(json.loads(file.read_text(encoding="utf-8")))
+    assert not [*opened.problems, *check_workflows.twin_problems(file, opened.api)]
+
+
+def _unknown_node(workflow):
+    workflow["nodes"][-1]["type"] = "MAM_NoSuchNode"
+
+
+def _other_slot(workflow):
+    workflow["links"][0][4] += 1
+
+
+def _dead_choice(workflow):
+    _node(workflow, "MAM_Composite")["widgets_values"][1] = "squeeze"
+
+
+def _over_another(workflow):
+    first, second = (node for node in workflow["nodes"] if node["type"] == "SaveImage" and node["id"] % 2 == 0)
+    first["pos"] = second["pos"]
+
+
+def _half_out_of_its_group(workflow):
+    _node(workflow, "MAM_PreviewMatte")["pos"][0] -= 60
+
+
+def _node(workflow, kind):
+    return next(node for node in workflow["nodes"] if node["type"] == kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (_unknown_node, "unknown node"),
+        (_other_slot, "link"),
+        (_dead_choice, "choice that is not offered"),
+        (_over_another, "overlap"),
+        (_half_out_of_its_group, "half out of the group"),
+    ],
+)
+def test_a_spoiled_workflow_is_noticed(renderer, spoil, complaint):
+    workflow = copy.deepcopy(json.loads(FILES[0].read_text(encoding="utf-8")))
+    spoil(workflow)
+    assert any(complaint in problem for problem in renderer.open(workflow).problems)
+
+
+def test_every_node_has_a_help_page():
+    nodes = {part.split('"')[1] for file in (ROOT / "nodes").glob("*.py") for part in _schema_lines(file)}
+    assert nodes == {page.stem for page in (ROOT / "web" / "docs").glob("*.md")}
+
+
+def _schema_lines(file):
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip().startswith("node_id=")]
