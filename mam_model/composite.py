@@ -161,7 +161,11 @@ def parse_color(text: str) -> tuple[float, float, float]:
     from PIL import ImageColor
 
     spoken = text.strip().lower()
-    digits = ImageColor.colormap.get(spoken, spoken).removeprefix("#")
+    if spoken in ImageColor.colormap:
+        # Not the table's text: Pillow replaces it by numbers once anybody has asked for that name.
+        red, green, blue = (level / 255 for level in ImageColor.getrgb(spoken))
+        return red, green, blue
+    digits = spoken.removeprefix("#")
     if re.fullmatch("[0-9a-f]{3}", digits):
         digits = "".join(2 * digit for digit in digits)
     if not re.fullmatch("[0-9a-f]{6}", digits):

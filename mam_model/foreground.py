@@ -12,7 +12,7 @@ CLEAR_COLORS = {"black": (0.0, 0.0, 0.0), "neutral grey": (0.5, 0.5, 0.5)}
 
 _SMALL_PX = 32
 # Few enough pixels for a CPU's cache; a GPU wants many at once.
-_STRIP_PX = 1 << 16
+_STRIP_PX = 1 << 17
 _GPU_STRIP_PX = 1 << 22
 # What rounds to 0 in an 8-bit file.
 _CLEAR = 0.5 / 255
@@ -85,7 +85,7 @@ def estimate_foreground(
         for top in range(0, rows, step):
             bottom = min(rows, top + step)
             first, last = max(0, top - overlap), min(rows, bottom + overlap)
-            strip = torch.arange(first, last, device=picture.device)
+            strip = slice(first, last)
             start = _nearest(colors, strip, rows, columns)
             view = _nearest(picture, strip, rows, columns)
             cover = _nearest(matte, strip, rows, columns)
@@ -126,12 +126,18 @@ def _mean_color(picture: Tensor, weight: Tensor) -> Tensor:
     return (picture * weight).sum(dim=(-2, -1), keepdim=True) / weight.sum(dim=(-2, -1), keepdim=True).clamp(min=1e-6)
 
 
-def _nearest(planes: Tensor, strip: Tensor, rows: int, columns: int) -> Tensor:
+def _nearest(planes: Tensor, strip: slice, rows: int, columns: int) -> Tensor:
     """Rows `strip` of [B, C, H, W] resized to [B, C, rows, columns] by nearest neighbour."""
-    y = strip * planes.shape[-2] // rows
-    x = torch.arange(columns, device=planes.device) * planes.shape[-1] // columns
-    chosen = planes.index_select(2, y)
-    return chosen if columns == planes.shape[-1] else chosen.index_select(3, x)
+    height, width = planes.shape[-2:]
+    y = torch.arange(strip.start, strip.stop, device=planes.device) * height // rows
+    x = torch.arange(columns, device=planes.device) * width // columns
+    if width >= columns:
+        chosen = planes.index_select(2, y)
+        return chosen if width == columns else chosen.index_select(3, x)
+    # Columns are slow to pick; this way each row is widened once, before it is repeated.
+    top = strip.start * height // rows
+    bottom = (strip.stop - 1) * height // rows + 1
+    return planes[:, :, top:bottom].index_select(3, x).index_select(2, y - top)
 
 
 def _relaxed(
@@ -200,8 +206,8 @@ def _joined(first: Tensor, second: Tensor) -> Tensor:
 def _relax(half: Tensor, other: Tensor, shares: Tensor, view: Tensor, parity: int, background_known: bool) -> None:
     """Moves one half [B, 6, h, w / 2] to the best colours given the other, in place.
 
-    Of the two neighbours beside a pixel one has the pixel's own index in the other half; the second has the index before
-    in the rows of that parity, and the index after in the others.
+    Of the two neighbours beside a pixel one has the pixel's own index in the other half; the second has the index
+    before in the rows of that parity, and the index after in the others.
     """
     above, below, left, right, front, behind, front_gain, behind_gain = shares.split(1, dim=1)
     source = other[:, :3] if background_known else other

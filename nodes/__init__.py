@@ -8,20 +8,18 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 
 class MattingExtension(ComfyExtension):
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from . import compositing, edges, instances, loaders, matting, measuring, prompts, steps
+    """All nodes of the pack, family by family."""
 
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        try:
+            from . import compositing, edges, instances, loaders, matting, measuring, prompts, steps
+        except Exception:
+            # ComfyUI reports a pack that fails to load in one line without a traceback.
+            logging.exception("Matting Anything could not be loaded.")
+            raise
         families = (loaders, prompts, steps, matting, instances, edges, compositing, measuring)
         return [node for family in families for node in family.NODES]
 
 
 async def comfy_entrypoint() -> MattingExtension:
-    try:
-        from .models import register_model_folders
-
-        register_model_folders()
-        return MattingExtension()
-    except Exception:
-        # ComfyUI reports a failed entry point in one line without a traceback.
-        logging.exception("Matting Anything could not be loaded.")
-        raise
+    return MattingExtension()

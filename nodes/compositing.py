@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -199,9 +200,10 @@ class Composite(io.ComfyNode):
             raise ValueError('Connect a background: with canvas "background" it gives the result its size.')
         height, width = batches[canvas].shape[1:3]
         plain = solid_color(color, height, width)
+        device = comfy.model_management.get_torch_device()
         composites, cutouts = [], []
         for index in in_steps(pair_count(**batches)):
-            matte = frame_of(alpha, index).float().clamp(0, 1)
+            matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
             subject = frame_of(image, index).to(matte)
             if edge_color == "estimated":
                 subject = estimate_foreground(subject, matte)

@@ -137,21 +137,28 @@ def _json(text: str) -> Any:
     try:
         # KJNodes and the nodes that read it also write single quotes.
         return json.loads(text if '"' in text else text.replace("'", '"'))
-    except (json.JSONDecodeError, RecursionError) as error:
+    # ValueError also stands for a whole number of thousands of digits, which Python refuses to read.
+    except (ValueError, RecursionError) as error:
         raise PromptError(f"This starts like JSON but cannot be read as such ({error}): {_quoted(text)}") from None
 
 
 def _numbers(line: str, count: int, help_text: str) -> tuple[float, ...]:
     rest = _NUMBER.sub(" ", line)
     numbers = tuple(float(number) for number in _NUMBER.findall(line))
-    if len(numbers) != count or rest.strip(" \t\r,()[]"):
+    # Text from a web page separates numbers by spaces that only look like one.
+    if len(numbers) != count or "".join(rest.split()).strip(",()[]"):
         raise PromptError(f"{_quoted(line.strip())} cannot be read. {help_text}")
     return numbers
 
 
 def _is_numbers(item: Any, count: int) -> bool:
     items = _as_list(item)
-    return isinstance(items, list) and len(items) == count and all(isinstance(number, (int, float)) for number in items)
+    # Detectors also give plain lists of NumPy's numbers.
+    return isinstance(items, list) and len(items) == count and all(_is_number(item) for item in items)
+
+
+def _is_number(item: Any) -> bool:
+    return isinstance(_as_list(item), (int, float))
 
 
 def _is_pair(item: Any) -> bool:
@@ -167,7 +174,7 @@ def _is_frame_of_points(item: Any) -> bool:
 
 def _holds_numbers(items: list | tuple) -> bool:
     """Whether this is meant to be one point or one box, even if it has the wrong count."""
-    return any(isinstance(number, (int, float)) for number in items)
+    return any(_is_number(item) for item in items)
 
 
 def _points_of_frame(written: Any, label: int) -> list[Point]:
@@ -178,6 +185,8 @@ def _points_of_frame(written: Any, label: int) -> list[Point]:
         return [_point(item, own) for item, own in zip(items, labels)]
     if isinstance(written, dict) and ("positive" in written or "negative" in written):
         sides = ((written.get("positive") or [], 1), (written.get("negative") or [], 0))
+        if not all(isinstance(items, list) for items, _ in sides):
+            raise PromptError(f'"positive" and "negative" are lists of points: {_quoted(written)}')
         return [_point(item, own) for items, own in sides for item in items]
     if isinstance(written, dict) or _is_pair(written):
         return [_point(written, label)]
@@ -192,7 +201,7 @@ def _point(item: Any, label: Any) -> Point:
         # MEC writes the label into the point.
         own = item.get("label") if isinstance(item, dict) else None
         return Point(float(x), float(y), int(label if own is None else own))
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         raise PromptError(f"{_quoted(item)} is not a point. {_POINTS_HELP}") from None
 
 
@@ -200,11 +209,11 @@ def _box(item: Any, corners: bool) -> Box:
     try:
         if isinstance(item, dict):
             x, y, width, height = (float(item[key]) for key in ("x", "y", "width", "height"))
-            return Box((x, y, x + width, y + height), str(item.get("label") or ""), float(item.get("score", 1.0)))
+            return Box((x, y, x + width, y + height), str(item.get("label") or ""), _score(item.get("score")))
         if isinstance(item, str):
             raise TypeError("a text of four digits would unpack into four numbers")
         x, y, right_or_width, bottom_or_height = (float(number) for number in item)
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         raise PromptError(f"{_quoted(item)} is not a box. {_BOXES_HELP}") from None
     if corners:
         return Box((x, y, right_or_width, bottom_or_height))
@@ -212,9 +221,9 @@ def _box(item: Any, corners: bool) -> Box:
 
 
 def _is_segs(written: Any) -> bool:
-    """SEGS is ((height, width), [SEG, ...]), each SEG a named tuple with bbox, label and confidence."""
+    """SEGS is a tuple ((height, width), [SEG, ...]), each SEG a named tuple with bbox, label and confidence."""
     return (
-        isinstance(written, (list, tuple))
+        isinstance(written, tuple)
         and len(written) == 2
         and _is_pair(written[0])
         and isinstance(written[1], (list, tuple))
@@ -223,11 +232,20 @@ def _is_segs(written: Any) -> bool:
 
 
 def _box_of_seg(seg: Any) -> Box:
-    confidence = getattr(seg, "confidence", None)
-    # Detectors put the confidence into an array of one.
-    score = 1.0 if confidence is None else float(getattr(confidence, "item", lambda: confidence)())
     box = _box(_as_list(seg.bbox), corners=True)
+    try:
+        score = _score(getattr(seg, "confidence", None))
+    except (TypeError, ValueError):
+        raise PromptError(f"The confidence of a SEG is one number, not {_quoted(seg.confidence)}.") from None
     return Box(box.xyxy, str(getattr(seg, "label", "") or ""), score)
+
+
+def _score(given: Any) -> float:
+    # Detectors put it into an array of one.
+    number = _as_list(given)
+    if isinstance(number, list) and len(number) == 1:
+        number = number[0]
+    return 1.0 if number is None else float(number)
 
 
 def _as_list(item: Any) -> Any:

@@ -135,8 +135,8 @@ class Trimap(io.ComfyNode):
                     default="even",
                     optional=True,
                     tooltip=(
-                        "even: the same width everywhere, along the mask's middle. adaptive: everything soft in the matte "
-                        "is unknown, and the band is wider where it is softer, as in hair."
+                        "even: the same width everywhere, along the mask's middle. adaptive: everything soft in the "
+                        "matte is unknown, and the band is wide in hair and a quarter as wide along hard edges."
                     ),
                 ),
                 io.Float.Input(
@@ -256,7 +256,7 @@ class ForegroundColor(io.ComfyNode):
                 io.Image.Input(
                     "background",
                     optional=True,
-                    tooltip="The true background, if you have a picture of it without the subject; the result is then exact.",
+                    tooltip="The same view without the subject, if you have it; the estimate is then much better.",
                 ),
                 io.Combo.Input(
                     "where_clear",

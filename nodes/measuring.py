@@ -40,8 +40,8 @@ class MatteMetrics(io.ComfyNode):
                     default="frame by frame",
                     optional=True,
                     tooltip=(
-                        "frame by frame: matte with truth of the same number; a batch gives the mean. instances: both "
-                        "batches are the subjects of one picture, in any order; gives IMQ."
+                        "frame by frame: matte with truth of the same number; a batch gives the mean. instances of "
+                        "one picture: both batches are its subjects, in any order; gives IMQ."
                     ),
                 ),
             ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mam_model.foreground import estimate_foreground
+from mam_model.foreground import CLEAR_COLORS, estimate_foreground, fill_where_clear
 
 
 def soft_disc(height: int, width: int, softness: float) -> torch.Tensor:
@@ -117,3 +117,24 @@ def test_the_picture_and_its_matte_are_left_alone():
 def test_a_matte_of_another_size_is_refused_with_both_sizes():
     with pytest.raises(ValueError, match="50 x 40 and 40 x 50"):
         estimate_foreground(torch.rand(40, 50, 3), torch.rand(50, 40))
+
+
+@pytest.mark.parametrize("name", CLEAR_COLORS)
+def test_a_clear_colour_fills_what_is_clear_and_leaves_the_rest(name):
+    front, _, alpha, _ = layers(40, 50)
+    before = front.clone()
+    filled = fill_where_clear(front, alpha, CLEAR_COLORS[name])
+    assert (filled[alpha == 0] == torch.tensor(CLEAR_COLORS[name])).all()
+    assert torch.equal(filled[alpha >= 1 / 255], front[alpha >= 1 / 255]) and torch.equal(front, before)
+
+
+def test_alpha_that_an_8_bit_file_would_lose_counts_as_clear():
+    alpha = torch.tensor([[0.0, 0.001, 0.003]])
+    filled = fill_where_clear(torch.ones(1, 3, 3), alpha, (0.5, 0.5, 0.5))
+    assert filled[0, :, 0].tolist() == [0.5, 0.5, 1.0]
+
+
+def test_one_foreground_is_filled_for_every_matte_of_a_batch():
+    alphas = torch.stack((torch.zeros(4, 5), torch.ones(4, 5)))
+    filled = fill_where_clear(torch.ones(4, 5, 3), alphas, (0.0, 0.0, 0.0))
+    assert torch.equal(filled, alphas[..., None].expand(2, 4, 5, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mam_model.trimap import trimap_from_alpha, trimap_from_mask
+from mam_model.trimap import mask_from_trimap, trimap_adaptive, trimap_from_alpha, trimap_from_mask
 
 
 def disc(size: int, radius: float) -> torch.Tensor:
@@ -86,7 +86,81 @@ def test_widening_opens_a_hard_edge():
 def test_a_negative_width_and_crossed_limits_are_refused():
     with pytest.raises(ValueError, match="from 0 upwards"):
         trimap_from_mask(torch.zeros(4, 4), -1, 2)
+    with pytest.raises(ValueError, match="from 0 upwards"):
+        trimap_adaptive(torch.zeros(4, 4), 1, -2)
     with pytest.raises(ValueError, match="low"):
         trimap_from_alpha(torch.zeros(4, 4), 0.9, 0.1)
     with pytest.raises(ValueError, match="from 0 upwards"):
         trimap_from_alpha(torch.zeros(4, 4), widen_px=-1)
+
+
+def hard_and_soft(soft_px: int = 20) -> torch.Tensor:
+    """A subject on the right: a hard edge in the upper half, a soft one of this thickness in the lower."""
+    hard = [0.0] * 40 + [1.0] * 40
+    soft = [0.0] * (40 - soft_px // 2) + [0.5] * soft_px + [1.0] * (40 - soft_px // 2)
+    return torch.tensor([hard] * 60 + [soft] * 60)
+
+
+def test_the_adaptive_band_has_its_full_width_around_thick_softness_and_a_quarter_along_a_hard_edge():
+    trimap = trimap_adaptive(hard_and_soft(), inner_px=8, outer_px=12)
+    assert trimap[5].tolist() == [0] * 37 + [0.5] * 5 + [1] * 38
+    assert trimap[-5].tolist() == [0] * 18 + [0.5] * 40 + [1] * 22
+
+
+def test_the_adaptive_band_grows_with_the_softness_of_the_edge():
+    widths = [int((trimap_adaptive(hard_and_soft(px), 16, 16)[-5] == 0.5).sum()) - px for px in (2, 8, 12, 16, 20)]
+    assert widths == [2 * 4, 2 * 8, 2 * 12, 2 * 16, 2 * 16]
+
+
+def test_gaps_between_strands_do_not_make_hair_thin():
+    strands = torch.zeros(80, 80)
+    strands[:, 50:] = 1
+    strands[:, 30:50:2] = 0.5
+    lone = torch.zeros(80, 80)
+    lone[:, 30] = 0.5
+    first = [int((trimap_adaptive(hair, 8, 8)[40] == 0.5).nonzero().min()) for hair in (strands, lone)]
+    assert first == [30 - 4, 30 - 2]
+
+
+def test_everything_soft_is_unknown_in_an_adaptive_trimap_however_narrow_its_band():
+    alpha = disc(60, 10) * 0.6 + disc(60, 4) * 0.4
+    trimap = trimap_adaptive(alpha, 0, 0)
+    assert torch.equal(trimap == 0.5, (alpha > 0.05) & (alpha < 0.95))
+
+
+def test_an_adaptive_band_leaves_a_sure_core_of_a_thin_subject():
+    assert (trimap_adaptive(disc(60, 4), 50, 5) == 1).any()
+    assert (trimap_adaptive(1 - disc(60, 4), 5, 50) == 0).any()
+
+
+def test_adaptive_trimaps_of_a_batch_are_those_of_its_mattes_and_leave_them_alone():
+    alphas = torch.stack((hard_and_soft(), hard_and_soft(4), torch.zeros(120, 80), torch.ones(120, 80)))
+    before = alphas.clone()
+    together = trimap_adaptive(alphas, 6, 9)
+    assert torch.equal(together, torch.stack([trimap_adaptive(alpha, 6, 9) for alpha in alphas]))
+    assert torch.equal(alphas, before) and torch.equal(together[2:], alphas[2:])
+
+
+def test_a_mask_from_a_trimap_gives_the_unknown_to_the_nearer_side():
+    trimap = torch.tensor([1.0, 0.5, 0.5, 0.5, 0.5, 0.0]).expand(4, 6)
+    assert mask_from_trimap(trimap)[0].tolist() == [1, 1, 1, 0, 0, 0]
+
+
+def test_a_mask_comes_back_from_its_own_trimap():
+    mask = disc(80, 25)
+    assert torch.equal(mask_from_trimap(trimap_from_mask(mask, 0, 0)), mask)
+    assert (mask_from_trimap(trimap_from_mask(mask, 5, 5)) - mask).abs().sum() < 0.1 * mask.sum()
+
+
+def test_a_trimap_with_one_side_or_none_gives_a_mask_all_the_same():
+    half = torch.full((6, 6), 0.5)
+    assert torch.equal(mask_from_trimap(half), torch.zeros(6, 6))
+    for side in (0.0, 1.0):
+        known = half.clone()
+        known[2, 3] = side
+        assert torch.equal(mask_from_trimap(known), torch.full((6, 6), side))
+
+
+def test_128_of_an_8_bit_trimap_is_unknown():
+    trimap = torch.tensor([[250, 128, 128, 128, 5]]) / 255
+    assert mask_from_trimap(trimap).tolist() == [[1, 1, 1, 0, 0]]
