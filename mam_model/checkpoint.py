@@ -269,12 +269,13 @@ def _read_pickle(path: Path, *, is_zip: bool) -> object:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"\bGLOBAL (\S+)", str(error))
-        if wanted is None:
+        if wanted is None and "Unsupported operand" not in str(error):
             raise CheckpointError(_damaged(path, error)) from error
+        complaint = f"asks Python for {wanted[1].rstrip('.,')}" if wanted else "holds more than numbers"
         raise CheckpointError(
-            f"{path.name} was not loaded, because it asks Python for {wanted[1].rstrip('.,')}, which weights do not "
-            "need. A file that asks for code can run any program, so nothing of it was run. Get the file from its "
-            "authors, as safetensors if there is such a version."
+            f"{path.name} was not loaded, because it {complaint}, which weights do not need. A file that asks for code "
+            "can run any program, so nothing of it was run. Get the file from its authors, as safetensors if there is "
+            "such a version."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         raise CheckpointError(_damaged(path, error)) from error
@@ -295,7 +296,8 @@ def _check_zip(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    # PyTorch goes on to advise loading the file with its code.
+    reason = (str(error) or type(error).__name__).splitlines()[0].split("Re-running")[0].split("In PyTorch")[0].strip()
     return (
         f"{path.name} is incomplete or damaged, probably an interrupted download ({path.stat().st_size:,} bytes). "
         f"Delete it and download it again. (Reading it failed with: {reason})"

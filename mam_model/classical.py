@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .prompt import Prompt, Scribble
-from .trimap import trimap_from_mask
+from .scribble import with_certain_strokes
+from .trimap import SURE_BACKGROUND, SURE_SUBJECT, trimap_from_mask
 from .trimap_matting import METHODS as SOLVERS
 from .trimap_matting import PyMattingMissing, solve_view
 
@@ -50,7 +51,7 @@ def matte_without_models(
     Args:
         image: [H, W, 3], sRGB 0..1; not changed.
         prompt: the target. Points, box, scribbles and mask may be mixed; a mask with `mask_is_guidance` is taken as
-            it is and only its edge is solved. `candidate` means nothing here.
+            it is and only its edge is solved, where its soft values count as edge. `candidate` means nothing here.
         method: "closed-form", "knn", or "none", which feathers the edge along the picture's colours and needs no
             PyMatting.
         band: the width of the unknown band, as a factor on a width chosen from the subject's size. Raise it for long
@@ -79,13 +80,25 @@ def matte_without_models(
     picture = image[..., :3].detach().to("cpu", torch.float32).numpy()
     if prompt.has_mask and prompt.mask_is_guidance:
         near = _Window(0, 0, width, height, max(width, height))
-        mask = prompt.mask.cpu().numpy() > 0.5
+        prompt = _opened(prompt)
+        mask = with_certain_strokes(prompt.mask.cpu(), prompt.scribbles).numpy() > 0.5
     else:
         near = _surroundings(prompt, width, height, segment_size_px)
         mask = _subject_mask(near.picture(picture), _Seeds.of(prompt, near))
     if mask.any():
         _write_matte(matte, picture, prompt, near, mask, method, band, matte_size_px)
     return torch.from_numpy(matte).to(image.device)
+
+
+def _opened(prompt: Prompt) -> Prompt:
+    """The prompt with the soft values of its mask as unknown strokes, where no other stroke lies."""
+    mask = prompt.mask.cpu()
+    strokes = torch.zeros(mask.shape, dtype=torch.uint8) if prompt.scribbles is None else prompt.scribbles.cpu().clone()
+    # A mask that is sure of nothing has only its middle to go by.
+    if (mask >= SURE_SUBJECT).any():
+        soft = (mask > SURE_BACKGROUND) & (mask < SURE_SUBJECT)
+        strokes[soft & (strokes == Scribble.NONE)] = Scribble.UNKNOWN
+    return replace(prompt, scribbles=strokes)
 
 
 @dataclass(frozen=True)
@@ -399,7 +412,10 @@ def _write_matte(
     longest_px: int,
 ) -> None:
     """Solves the edge of `mask`, which is seen through `near`, and writes the matte [H, W] there."""
-    rows, columns = _extent(mask)
+    reach = mask
+    if prompt.has_scribbles:
+        reach = mask | near.touched(prompt.scribbles.cpu().numpy() == Scribble.UNKNOWN)
+    rows, columns = _extent(reach)
     size_px = math.sqrt(mask.sum()) / near.scale
     band_px = band * max(2.0 / near.scale, 0.02 * size_px)
     window = near.part(rows, columns, 3 * band_px + 8, longest_px, matte.shape[::-1])

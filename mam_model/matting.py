@@ -12,6 +12,7 @@ from .m2m import AlphaPyramid, FoldedMaskToMatte, MaskToMatte
 from .merge import PUBLISHED_MERGE, MergeOptions, merge
 from .prompt import Prompt
 from .sam import Embedding, Guidance, Sam
+from .scribble import with_certain_strokes
 
 
 class MattingAnything:
@@ -111,11 +112,16 @@ def predict_pyramid(
 
 
 def merge_targets(pyramid: AlphaPyramid, guidance: Guidance, options: MergeOptions = PUBLISHED_MERGE) -> Tensor:
-    """Merges the pyramids of all targets of a picture. Returns float32 [T, H, W] on the CPU."""
+    """Merges the pyramids of all targets of a picture. Returns float32 [T, H, W] on the CPU.
+
+    Strokes on the subject and beside it, and so the sure parts of a trimap, are 1 and 0 in the matte too.
+    """
     frame = guidance.frame
     alphas = torch.zeros(len(guidance), frame.height, frame.width)
-    for target in range(len(guidance)):
-        alphas[target] = merge(pyramid[target : target + 1], guidance.post_mask(target), frame, options)
+    for target, prompt in enumerate(guidance.prompts):
+        alpha = merge(pyramid[target : target + 1], guidance.post_mask(target), frame, options)
+        # The bands in which finer scales replace the mask reach over what the user said.
+        alphas[target] = alpha if prompt.scribbles is None else with_certain_strokes(alpha, prompt.scribbles)
     return alphas
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .frame import Frame
 from .prompt import Prompt
-from .scribble import points_from_scribbles, with_scribbles
+from .scribble import points_from_scribbles, strokes_on_all, with_scribbles
 
 # How sure a mask hint is made of itself, as a logit. SAM was trained to refine its own logits, which are in the tens.
 _HINT_LOGIT = 10.0
@@ -148,13 +148,14 @@ class Guidance:
         """
         if len(self) <= 1:
             return self
-        prompt = Prompt(score=1.0)
-        if any(prompt.mask_is_guidance for prompt in self.prompts):
+        united = Prompt()
+        strokes = strokes_on_all([prompt.scribbles for prompt in self.prompts])
+        if strokes is not None or any(prompt.mask_is_guidance for prompt in self.prompts):
             masks = torch.stack([self.post_mask(target) for target in range(len(self))])
-            prompt = Prompt(mask=masks.amax(dim=0), mask_is_guidance=True)
+            united = Prompt(mask=masks.amax(dim=0), mask_is_guidance=True, scribbles=strokes)
         logits = self.chosen_logits.amax(dim=0, keepdim=True).expand(1, 3, -1, -1)
         best = torch.tensor([[max(self.scores)] * 3], device=logits.device)
-        return Guidance((prompt,), logits, best, self.chosen.new_zeros(1), self.frame)
+        return Guidance((united,), logits, best, self.chosen.new_zeros(1), self.frame)
 
     def content_masks(self) -> Tensor:
         """The hard masks at the size in which the network saw the picture, for showing.

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,12 +36,33 @@ def points_from_scribbles(scribbles: Tensor) -> list[tuple[tuple[float, float], 
     return points
 
 
+def with_certain_strokes(mask: Tensor, scribbles: Tensor) -> Tensor:
+    """A mask or matte [H, W] that is 1 on the strokes on the subject and 0 on those beside it. A new tensor."""
+    strokes = scribbles.to(mask.device)
+    return mask.masked_fill(strokes == Scribble.FOREGROUND, 1.0).masked_fill(strokes == Scribble.BACKGROUND, 0.0)
+
+
 def with_scribbles(mask: Tensor, scribbles: Tensor) -> Tensor:
     """A mask [H, W] with the strokes taken for certain: 1, 0, and 0.5 where they say "unknown". A new tensor."""
-    strokes = scribbles.to(mask.device)
-    mask = mask.masked_fill(strokes == Scribble.FOREGROUND, 1.0)
-    mask = mask.masked_fill(strokes == Scribble.BACKGROUND, 0.0)
-    return mask.masked_fill(strokes == Scribble.UNKNOWN, 0.5)
+    return with_certain_strokes(mask, scribbles).masked_fill(scribbles.to(mask.device) == Scribble.UNKNOWN, 0.5)
+
+
+def strokes_on_all(maps: Sequence[Tensor | None]) -> Tensor | None:
+    """The strokes of several targets as those of one: on the subject if on any of them, beside it if beside each.
+
+    Args:
+        maps: uint8 [H, W] of `Scribble` values per target, None for a target without strokes.
+    Returns:
+        uint8 [H, W] of `Scribble.NONE`, FOREGROUND and BACKGROUND; None when no target has strokes.
+    """
+    drawn = [strokes for strokes in maps if strokes is not None]
+    if not drawn:
+        return None
+    united = torch.zeros_like(drawn[0])
+    if len(drawn) == len(maps):
+        united[torch.stack([strokes == Scribble.BACKGROUND for strokes in drawn]).all(dim=0)] = Scribble.BACKGROUND
+    united[torch.stack([strokes == Scribble.FOREGROUND for strokes in drawn]).any(dim=0)] = Scribble.FOREGROUND
+    return united
 
 
 def prompt_from_trimap(trimap: Tensor, strokes: Tensor | None = None) -> Prompt:

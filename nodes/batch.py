@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import comfy.model_management
 import comfy.utils
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def masks(mask: Tensor) -> Tensor:
     """A MASK as [B, H, W]; [H, W] and [B, 1, H, W] are taken too.
 
     Raises:
-        ValueError: when it is something else, or an empty batch.
+        ValueError: when it is something else, an empty batch, or holds values that are no numbers.
     """
     if mask.ndim == 2:
         mask = mask[None]
@@ -48,6 +49,8 @@ def masks(mask: Tensor) -> Tensor:
         mask = mask[:, 0]
     if mask.ndim != 3 or 0 in mask.shape:
         raise ValueError(f"A batch of masks has the shape frames x height x width; this one is {tuple(mask.shape)}.")
+    if not torch.isfinite(mask).all():
+        raise ValueError("The mask holds NaN or infinite values. Look at the node that made it.")
     return mask
 
 

@@ -1,7 +1,7 @@
 """ComfyUI inside the test process: real validation, real executor, real caches, tensors instead of pictures on disk.
 
 Fixtures: `comfyui` (session: the running ComfyUI), `comfy` (the same, emptied after each test), `tiny_sam`, `tiny_m2m`
-(names of tiny checkpoints as the loader nodes list them).
+(names of tiny checkpoints as the loader nodes list them), `warm_models` (tiny networks for a module of tests).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import gc
 import importlib
 import logging
 import os
+import shutil
 import sys
 import uuid
 from pathlib import Path
@@ -116,6 +117,9 @@ class InProcessComfyUI:
         self.latest: Run | None = None
         self._start(comfyui, cpu)
         self._load_pack()
+        # What ComfyUI itself keeps for ever need not be looked through after every test.
+        gc.collect()
+        gc.freeze()
         self.executor = self._new_executor()
 
     def _start(self, comfyui: Path, cpu: bool) -> None:
@@ -289,6 +293,22 @@ def tiny_sam(comfyui, place, tiny_sam_file) -> str:
 def tiny_m2m(comfyui, place, tiny_m2m_file) -> str:
     """Name of a tiny Mask-to-Matte in models/mam, for MAM_LoadM2M."""
     return place(tiny_m2m_file, comfyui.models_dir / "mam").name
+
+
+@pytest.fixture(scope="module")
+def warm_models(comfyui, tiny_sam_file, tiny_m2m_file):
+    """(SAM, Mask-to-Matte) as the loader nodes share them, loaded once for a whole module; see their `name`.
+
+    Building the networks takes longer than running them on tiny pictures.
+    """
+    models = comfyui.module("nodes.models")
+    files = [
+        shutil.copy(tiny_sam_file, comfyui.models_dir / "sams" / "warm_sam.pth"),
+        shutil.copy(tiny_m2m_file, comfyui.models_dir / "mam" / "warm_m2m.pth"),
+    ]
+    yield models.shared_sam("warm_sam.pth", "auto"), models.shared_m2m("warm_m2m.pth", "auto")
+    for file in files:
+        Path(file).unlink()
 
 
 @pytest.fixture

@@ -29,18 +29,20 @@ def every_step_reported(monkeypatch):
     monkeypatch.setattr("comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL", 0)
 
 
+OTHER_MERGE = {"guidance_mode": "alpha", "sides": "two", "width_os8": 3, "width_os4": 7, "width_os1": 4}
+
+
 @pytest.mark.parametrize(
-    "prompt",
+    ("prompt", "settings"),
     [
-        boxes("6 5 30 25"),
-        boxes("6 5 30 25\n20 2 46 30"),
-        boxes(json.dumps([[[6, 5, 30, 25]], []])),
-        points("20 15\n22 18", "40 28"),
-        points("20 15\n40 10", each_point_is="a target of its own"),
+        (boxes("6 5 30 25"), {}),
+        (boxes("6 5 30 25\n20 2 46 30"), OTHER_MERGE),
+        (boxes(json.dumps([[[6, 5, 30, 25]], []])), OTHER_MERGE),
+        (points("20 15\n22 18", "40 28"), {}),
+        (points("20 15\n40 10", each_point_is="a target of its own"), {}),
     ],
     ids=["a box", "two targets", "an empty frame", "points", "points of two targets"],
 )
-@pytest.mark.parametrize("settings", [{}, {"guidance_mode": "alpha", "sides": "two", "width_os8": 3, "width_os1": 4}])
 def test_the_steps_together_give_exactly_what_the_whole_node_gives(comfy, workflow, prompt, settings):
     graph = workflow(pictures(2, 32, 48), prompt)
     graph["mattes"]["inputs"].update(settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import sys
@@ -17,6 +16,8 @@ sys.path.append(str(ROOT / "scripts"))
 import check_workflows  # noqa: E402
 
 FILES = check_workflows.workflow_files()
+SPOILED = "Cut out with Matting Anything"
+SAVED = sorted((ROOT / "tests" / "saved_workflows").glob("*/*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,18 @@ def renderer(browser, request):
 def test_a_workflow_opens_as_it_was_saved_and_its_twin_says_the_same(renderer, file):
     opened = renderer.open(json.loads(file.read_text(encoding="utf-8")))
     assert not [*opened.problems, *check_workflows.twin_problems(file, opened.api)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", SAVED, ids=lambda file: f"{file.parent.name} {file.stem}")
+def test_a_workflow_of_this_or_an_earlier_version_opens_with_all_it_was_saved_with(renderer, file):
+    opened = renderer.open(json.loads(file.read_text(encoding="utf-8")))
+    # A node may have gained inputs since; it may not have lost any, nor read a value as that of another.
+    assert not [problem for problem in opened.problems if not problem.startswith("changed ")]
+    then = json.loads((file.parent / "api" / file.name).read_text(encoding="utf-8"))
+    assert then.keys() == opened.api.keys()
+    for node_id, node in then.items():
+        assert node["inputs"].items() <= opened.api[node_id]["inputs"].items()
 
 
 def _unknown_node(workflow):
@@ -84,7 +97,7 @@ def _node(workflow, kind):
     ],
 )
 def test_a_spoiled_workflow_is_noticed(renderer, spoil, complaint):
-    workflow = copy.deepcopy(json.loads(FILES[0].read_text(encoding="utf-8")))
+    workflow = json.loads((check_workflows.WORKFLOWS / f"{SPOILED}.json").read_text(encoding="utf-8"))
     spoil(workflow)
     assert any(complaint in problem for problem in renderer.open(workflow).problems)
 

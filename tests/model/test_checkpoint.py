@@ -303,6 +303,15 @@ def test_a_hostile_pickle_is_named_and_not_run(tmp_path, m2m_weights, form, load
     assert evidence.is_dir()
 
 
+def test_a_hostile_pickle_of_a_newer_protocol_is_not_called_damaged(tmp_path):
+    path = tmp_path / "hostile.pth"
+    path.write_bytes(pickle.dumps(Hostile(tmp_path / "was_run"), protocol=4))
+    with pytest.raises(CheckpointError, match="was not loaded.*nothing of it was run") as refused:
+        load_sam(path)
+    assert "weights_only" not in str(refused.value)
+    assert not (tmp_path / "was_run").exists()
+
+
 def test_a_hostile_pickle_is_not_run_when_it_is_converted(tmp_path):
     torch.save(Hostile(tmp_path / "was_run"), tmp_path / "hostile.pth")
     with pytest.raises(CheckpointError, match="was not loaded"):

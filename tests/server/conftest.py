@@ -1,12 +1,14 @@
 """A real ComfyUI server, spoken to over HTTP and websocket as a browser does.
 
-Fixtures: `server` (one for the whole session), `tiny_sam`, `tiny_m2m` (names of tiny checkpoints in its models folder).
+Fixtures: `server` (one for the whole session), `tiny_sam`, `tiny_m2m` (names of tiny checkpoints in its models folder),
+`models_of` (the same checkpoints under the names that a workflow loads).
 """
 
 from __future__ import annotations
 
 import io
 import os
+import shutil
 from pathlib import Path
 
 import comfyui_server
@@ -64,3 +66,24 @@ def tiny_sam(server, place, tiny_sam_file) -> str:
 def tiny_m2m(server, place, tiny_m2m_file) -> str:
     """Name of a tiny Mask-to-Matte in models/mam, for MAM_LoadM2M."""
     return place(tiny_m2m_file, server.models_dir / "mam").name
+
+
+@pytest.fixture(scope="module")
+def models_of(server, tiny_sam_file, tiny_m2m_file):
+    """`models_of(workflow)`: puts tiny checkpoints where the loaders of that API-format workflow look for theirs."""
+    placed = set()
+
+    def put(workflow: dict) -> None:
+        for node in workflow.values():
+            if node["class_type"] == "MAM_LoadSAM":
+                file, target = tiny_sam_file, server.models_dir / "sams" / node["inputs"]["sam_name"]
+            elif node["class_type"] == "MAM_LoadM2M":
+                file, target = tiny_m2m_file, server.models_dir / "mam" / node["inputs"]["m2m_name"]
+            else:
+                continue
+            shutil.copy(file, target)
+            placed.add(target)
+
+    yield put
+    for target in placed:
+        target.unlink()
