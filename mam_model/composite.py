@@ -104,7 +104,7 @@ def place(rgba: Tensor, height: int, width: int, x: float = 0.5, y: float = 0.5,
         raise ValueError(f"The scale of the subject must be above 0; {scale:g} was given.")
     rows, columns = (max(1, round(n * scale)) for n in rgba.shape[:2])
     # Straight colours would be mixed with those under alpha 0 when they are resampled.
-    scaled = _resized(premultiplied(rgba), rows, columns)
+    scaled = _resized(premultiplied(rgba), rows, columns).clamp(0, 1)
     canvas = rgba.new_zeros(height, width, 4)
     top, left = round(y * height - rows / 2), round(x * width - columns / 2)
     seen = scaled[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]

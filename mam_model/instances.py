@@ -188,7 +188,7 @@ def merge_by_label(instances: Instances, alphas: Tensor) -> tuple[Instances, Ten
     count_in_frame: dict[int, int] = {}
     for (frame, _), places in groups.items():
         matte = alphas[places].sum(dim=0).clamp(0, 1)
-        best = max((instances.entries[place] for place in places), key=lambda entry: entry.score)
+        best = max((instances.entries[place] for place in places), key=lambda entry: (entry.found, entry.score))
         index = count_in_frame[frame] = count_in_frame.get(frame, -1) + 1
         entries.append(replace(best, index=index, box_xyxy_px=bounding_box(matte)))
         mattes.append(matte)

@@ -149,11 +149,16 @@ def _united(a: Tensor | None, b: Tensor | None, name: str) -> Tensor | None:
     return torch.maximum(a, b)
 
 
-def _checked_box(box_xyxy_px, width: int, height: int) -> tuple[float, float, float, float]:
+def _upright(box_xyxy_px) -> tuple[float, float, float, float]:
     if not all(math.isfinite(v) for v in box_xyxy_px):
         raise PromptError(f"The box {_spoken(box_xyxy_px)} holds something that is not a number.")
     x0, x1 = sorted((box_xyxy_px[0], box_xyxy_px[2]))
     y0, y1 = sorted((box_xyxy_px[1], box_xyxy_px[3]))
+    return x0, y0, x1, y1
+
+
+def _checked_box(box_xyxy_px, width: int, height: int) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = _upright(box_xyxy_px)
     if x1 - x0 <= 0 or y1 - y0 <= 0:
         raise PromptError(f"The box {_spoken(box_xyxy_px)} has no area. Draw it around the whole subject.")
     if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
@@ -239,7 +244,7 @@ def covered_area(targets: Sequence[Prompt], size: tuple[int, int] | None = None)
     Returns:
         float32 [H, W] in 0..1, a mask as it is, a box 1 inside; None when neither `size` nor a mask gives a size.
     Raises:
-        PromptError: when masks differ in size, from each other or from the picture.
+        PromptError: when masks differ in size, from each other or from the picture, or a box is not made of numbers.
     """
     areas = [target.mask.float() for target in targets if target.has_mask]
     areas += [(target.scribbles == Scribble.FOREGROUND).float() for target in targets if target.has_scribbles]
@@ -253,6 +258,6 @@ def covered_area(targets: Sequence[Prompt], size: tuple[int, int] | None = None)
         area = torch.maximum(area, part.to(area))
     for target in targets:
         if target.box_xyxy_px:
-            x0, y0, x1, y1 = (max(0, round(value)) for value in target.box_xyxy_px)
+            x0, y0, x1, y1 = (max(0, round(value)) for value in _upright(target.box_xyxy_px))
             area[y0:y1, x0:x1] = 1
     return area

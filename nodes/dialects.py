@@ -121,8 +121,12 @@ def write_points(points: list[tuple[float, float]]) -> str:
 
 
 def write_box(xyxy_px: tuple[float, float, float, float], label: str, score: float) -> dict[str, Any]:
-    """A box in core's form: {"x", "y", "width", "height"} in pixels, with its label and score."""
-    x0, y0, x1, y1 = xyxy_px
+    """A box in core's form: {"x", "y", "width", "height"} in pixels, with its label and score.
+
+    One drawn from right to left is turned round: other nodes know no negative width.
+    """
+    x0, x1 = sorted((xyxy_px[0], xyxy_px[2]))
+    y0, y1 = sorted((xyxy_px[1], xyxy_px[3]))
     sides = {"x": _plain(x0), "y": _plain(y0), "width": _plain(x1 - x0), "height": _plain(y1 - y0)}
     return {**sides, "label": label, "score": score}
 

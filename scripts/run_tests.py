@@ -7,6 +7,7 @@ The first run makes an environment of about 7 GB (see scripts/environment.py). T
     model         the library without ComfyUI (tests/model)
     comfy         the nodes in a ComfyUI inside the test process (tests/comfy)
     server        workflows over HTTP against a real ComfyUI server (tests/server)
+    frontend      workflows in ComfyUI's front end; skipped, saying so, without Chromium or playwright (tests/frontend)
 
 Each is a process of its own, because ComfyUI and this repository both have modules called `nodes` and `tests`. Name
 some of them to run only those. The last line sums up: passed, failed and skipped tests, the lint counting as one.
@@ -32,6 +33,7 @@ SUITES = {
     "model": "tests/model",
     "comfy": "tests/comfy",
     "server": "tests/server",
+    "frontend": "tests/frontend",
 }
 NO_TESTS_COLLECTED = 5
 

@@ -8,9 +8,12 @@ import torch
 from mam_model.composite import (
     ColorError,
     fit_picture,
+    light_wrap,
     linear_to_srgb,
     over,
     parse_color,
+    place,
+    premultiplied,
     solid_color,
     srgb_to_linear,
     with_alpha,
@@ -137,3 +140,128 @@ def test_every_shape_of_background_comes_out_at_the_wanted_size(mode, size):
 def test_an_unknown_way_to_fit_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="cover, contain, stretch, center"):
         fit_picture(torch.rand(4, 4, 3), 4, 4, "tile")
+
+
+def test_premultiplied_colours_are_multiplied_by_alpha_and_alpha_stays():
+    rgba = torch.rand(2, 5, 6, 4)
+    made = premultiplied(rgba)
+    torch.testing.assert_close(made[..., :3], rgba[..., :3] * rgba[..., 3:])
+    assert torch.equal(made[..., 3], rgba[..., 3])
+
+
+ORANGE = torch.tensor((1.0, 0.5, 0.25))
+
+
+def cut_out(height: int, width: int, inset: int = 0) -> torch.Tensor:
+    """An opaque orange rectangle, straight RGBA; what is clear around it hides a green that must never show."""
+    rgba = torch.zeros(height, width, 4)
+    rgba[..., 1] = 1
+    rgba[inset : height - inset, inset : width - inset] = torch.cat((ORANGE, torch.ones(1)))
+    return rgba
+
+
+def test_an_opaque_square_is_placed_with_its_middle_where_it_was_asked_for():
+    canvas = place(cut_out(4, 6), 20, 40, x=0.25, y=0.5)
+    assert canvas.shape == (20, 40, 4)
+    expected = torch.zeros(20, 40)
+    expected[8:12, 7:13] = 1
+    assert torch.equal(canvas[..., 3], expected)
+    torch.testing.assert_close(canvas[8:12, 7:13, :3], ORANGE.expand(4, 6, 3))
+
+
+def test_a_cut_out_that_is_neither_moved_nor_scaled_stays_as_it_is():
+    rgba = torch.rand(7, 9, 4) * 0.9 + 0.1
+    torch.testing.assert_close(place(rgba, 7, 9), rgba)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
+def test_what_lies_over_the_edge_of_the_canvas_is_cut_off(x, y):
+    canvas = place(cut_out(10, 10), 20, 40, x=x, y=y)
+    rows = slice(0, 5) if y == 0 else slice(15, 20)
+    columns = slice(0, 5) if x == 0 else slice(35, 40)
+    assert canvas[..., 3].sum() == 25 and (canvas[rows, columns, 3] == 1).all()
+
+
+@pytest.mark.parametrize(("x", "y"), [(-2.0, 0.5), (3.0, 0.5), (0.5, -2.0), (0.5, 3.0), (3.0, 3.0)])
+def test_a_cut_out_placed_outside_leaves_the_canvas_clear(x, y):
+    assert not place(cut_out(10, 10), 20, 40, x=x, y=y).any()
+
+
+def test_a_cut_out_larger_than_the_canvas_shows_its_middle():
+    canvas = place(cut_out(40, 60, inset=15), 20, 20)
+    assert (canvas[5:15, :, 3] == 1).all() and canvas[:5, :, 3].max() == 0 and canvas[15:, :, 3].max() == 0
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.37, 0.5, 1.7, 3.0])
+def test_scaling_leaves_no_dark_or_green_fringe(scale):
+    """Straight colours resampled as they are would mix with those that alpha 0 hides."""
+    canvas = place(cut_out(40, 40, inset=7), 80, 80, scale=scale)
+    seen = canvas[..., 3] > 0.01
+    soft = seen & (canvas[..., 3] < 0.99)
+    assert soft.any()
+    assert (canvas[seen][:, :3] - ORANGE).abs().max() < 0.01
+    assert canvas[..., 3].sum() == pytest.approx((26 * scale) ** 2, rel=0.15)
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.01, 16.0])
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (30, 20)])
+def test_placing_bears_any_size_and_scale(size, scale):
+    canvas = place(cut_out(*size), 12, 17, scale=scale)
+    assert canvas.shape == (12, 17, 4)
+    assert torch.isfinite(canvas).all() and canvas.min() >= 0 and canvas.max() <= 1
+    assert canvas[..., 3].any()
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_a_scale_that_is_not_above_0_is_refused(scale):
+    with pytest.raises(ValueError, match="scale of the subject must be above 0"):
+        place(cut_out(4, 4), 8, 8, scale=scale)
+
+
+def wrapped(background: torch.Tensor, width_px: float = 4.0, amount: float = 0.8) -> tuple[torch.Tensor, ...]:
+    """Alpha of a soft-edged block, the composite of a grey subject with it, and the same with its light wrap."""
+    alpha = torch.zeros(40, 60)
+    alpha[:, 20:] = 1
+    alpha[:, 19:21] = 0.5
+    composite = over(torch.full((40, 60, 3), 0.3), alpha, background)
+    return alpha, composite, light_wrap(composite, alpha, background, width_px, amount)
+
+
+def test_light_wrap_only_adds_light_and_only_near_the_edge():
+    alpha, composite, made = wrapped(torch.rand(40, 60, 3, generator=torch.Generator().manual_seed(0)))
+    added = made - composite
+    assert added.min() >= 0 and made.max() <= 1
+    assert added[:, 21:23].min() > 0.01
+    assert added[:, 20 + 2 * 6 :].max() == 0, "it reaches no farther than one and a half times its width"
+    assert added[alpha == 0].max() == 0, "the background itself is not brightened"
+
+
+def test_light_wrap_fades_inwards_and_takes_the_backgrounds_colour():
+    _, composite, made = wrapped(torch.tensor((0.0, 0.0, 1.0)).expand(40, 60, 3))
+    added = (made - composite)[20, 21:30]
+    assert (added[1:, 2] <= added[:-1, 2]).all() and added[0, 2] > added[4, 2] > 0
+    assert added[:, :2].max() == 0
+
+
+def test_a_wider_or_stronger_wrap_adds_more():
+    white = torch.ones(40, 60, 3)
+    _, composite, narrow = wrapped(white, width_px=3)
+    wide, faint = wrapped(white, width_px=12)[2], wrapped(white, width_px=3, amount=0.3)[2]
+    assert (wide - composite)[:, 25:].sum() > (narrow - composite)[:, 25:].sum()
+    assert (narrow - composite).sum() > 2 * (faint - composite).sum() > 0
+
+
+def test_a_black_background_no_amount_and_no_width_add_nothing():
+    _, composite, made = wrapped(torch.zeros(40, 60, 3))
+    torch.testing.assert_close(made, composite)
+    for width_px, amount in ((0.0, 0.5), (5.0, 0.0)):
+        _, composite, made = wrapped(torch.ones(40, 60, 3), width_px, amount)
+        assert torch.equal(made, composite)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 2)])
+def test_light_wrap_bears_pictures_smaller_than_its_width(size):
+    alpha, background = torch.rand(size), torch.rand(*size, 3)
+    composite = over(torch.rand(*size, 3), alpha, background)
+    made = light_wrap(composite, alpha, background, 200.0, 1.0)
+    assert torch.isfinite(made).all() and made.max() <= 1 and (made >= composite - 1e-6).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mam_model.prompt import Prompt, PromptError, PromptSet, Scribble
+from mam_model.prompt import Prompt, PromptError, PromptSet, Scribble, covered_area
 
 WIDTH, HEIGHT = 60, 40
 NAN, INFINITE = float("nan"), float("inf")
@@ -142,3 +142,150 @@ def test_prompts_for_another_number_of_frames_are_refused_naming_both(pictures):
     with pytest.raises(PromptError) as refusal:
         PromptSet(((), (), ())).for_batch(pictures)
     assert f"3 frames but {pictures} picture" in str(refusal.value)
+
+
+def test_a_prompt_that_merges_with_nothing_stays_as_it_was():
+    mask, strokes = torch.rand(HEIGHT, WIDTH), torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
+    full = Prompt(((1, 2),), (0,), (3, 4, 5, 6), mask, True, strokes, 2, "girl", 0.5)
+    for merged in (full.merged_with(Prompt(score=0.0)), Prompt(score=0.0).merged_with(full)):
+        assert (merged.points_px, merged.labels, merged.box_xyxy_px) == (((1, 2),), (0,), (3, 4, 5, 6))
+        assert merged.mask is mask and merged.scribbles is strokes and merged.mask_is_guidance
+        assert (merged.candidate, merged.label, merged.score) == (2, "girl", 0.5)
+
+
+def test_merged_strokes_unite_and_the_less_certain_one_wins_where_they_meet():
+    one = torch.tensor([[0, 1, 1, 1, 2]], dtype=torch.uint8)
+    other = torch.tensor([[0, 0, 2, 3, 3]], dtype=torch.uint8)
+    assert Prompt(scribbles=one).merged_with(Prompt(scribbles=other)).scribbles.tolist() == [[0, 1, 2, 3, 3]]
+    with pytest.raises(PromptError, match="scribble maps of one target differ in size: 5 x 1 and 4 x 1"):
+        Prompt(scribbles=one).merged_with(Prompt(scribbles=other[:, :4]))
+
+
+def test_merging_leaves_the_masks_it_was_given_alone():
+    left, right = torch.zeros(4, 6), torch.ones(4, 6)
+    Prompt(mask=left).merged_with(Prompt(mask=right))
+    assert not left.any() and right.all()
+
+
+def labelled(*frames: str) -> PromptSet:
+    """A set in which every letter is a target of that label."""
+    return PromptSet(tuple(tuple(Prompt(label=letter) for letter in frame) for frame in frames))
+
+
+def labels_of(prompts: PromptSet) -> list[str]:
+    return ["".join(prompt.label for prompt in frame) for frame in prompts.frames]
+
+
+def test_joined_sets_stand_side_by_side_in_every_frame():
+    assert labels_of(labelled("ab").joined_with(labelled("c"))) == ["abc"]
+    assert labels_of(labelled("ab", "", "d").joined_with(labelled("x", "y", ""))) == ["abx", "y", "d"]
+    assert labels_of(PromptSet().joined_with(labelled("c"))) == ["c"]
+
+
+def test_a_set_for_one_frame_joins_every_frame_of_the_other():
+    assert labels_of(labelled("a").joined_with(labelled("x", "y", ""))) == ["ax", "ay", "a"]
+    assert labels_of(labelled("x", "y", "").joined_with(labelled("a"))) == ["xa", "ya", "a"]
+
+
+@pytest.mark.parametrize("combine", ["joined_with", "merged_with"])
+def test_sets_for_different_numbers_of_frames_are_refused_naming_both(combine):
+    with pytest.raises(PromptError, match="One prompt speaks of 2 frames, the other of 3"):
+        getattr(labelled("a", "b"), combine)(labelled("x", "y", "z"))
+
+
+def boxed(*lefts: float) -> PromptSet:
+    return PromptSet((tuple(Prompt(box_xyxy_px=(left, 0, left + 5, 5)) for left in lefts),))
+
+
+def pointed(*xs: float) -> PromptSet:
+    return PromptSet((tuple(Prompt(points_px=((x, 1),), labels=(1,)) for x in xs),))
+
+
+def test_merged_sets_pair_first_with_first_and_second_with_second():
+    (targets,) = boxed(0, 10).merged_with(pointed(1, 11)).frames
+    assert [(target.box_xyxy_px[0], target.points_px[0][0]) for target in targets] == [(0, 1), (10, 11)]
+
+
+def test_a_single_target_adds_to_every_target_of_the_other_set():
+    for merged in (boxed(0, 10, 20).merged_with(pointed(1)), pointed(1).merged_with(boxed(0, 10, 20))):
+        assert [(target.box_xyxy_px[0], target.points_px) for target in merged.frames[0]] == [
+            (left, ((1, 1),)) for left in (0, 10, 20)
+        ]
+
+
+def test_a_target_without_a_partner_stays_as_it_is():
+    (targets,) = boxed(0, 10, 20).merged_with(pointed(1, 11)).frames
+    assert [target.points_px for target in targets] == [((1, 1),), ((11, 1),), ()]
+    assert targets[2].box_xyxy_px == (20, 0, 25, 5)
+    assert labels_of(labelled("ab", "").merged_with(labelled("", "c"))) == ["ab", "c"]
+
+
+def test_merging_pairs_within_each_frame():
+    box = Prompt(box_xyxy_px=(0, 0, 5, 5))
+    frames = PromptSet(((box,), (), (box, box))).merged_with(pointed(2)).frames
+    assert [[(target.box_xyxy_px is not None, len(target.points_px)) for target in frame] for frame in frames] == [
+        [(True, 1)],
+        [(False, 1)],
+        [(True, 1), (True, 1)],
+    ]
+
+
+def test_a_general_candidate_changes_nothing_else():
+    prompt = Prompt(((1, 2),), (1,), (3, 4, 5, 6), label="girl", score=0.5)
+    chosen = prompt.or_candidate(1)
+    assert (chosen.points_px, chosen.box_xyxy_px, chosen.label, chosen.score) == (((1, 2),), (3, 4, 5, 6), "girl", 0.5)
+    assert prompt.candidate is None
+
+
+def test_the_covered_area_is_masks_strokes_and_boxes_together():
+    mask = torch.zeros(HEIGHT, WIDTH)
+    mask[2:4, 2:4] = 0.7
+    strokes = torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
+    strokes[10, 10:20] = Scribble.FOREGROUND
+    strokes[12, 10:20] = Scribble.BACKGROUND
+    strokes[14, 10:20] = Scribble.UNKNOWN
+    targets = [Prompt(mask=mask), Prompt(scribbles=strokes), Prompt(box_xyxy_px=(30, 20, 35, 22))]
+    area = covered_area(targets)
+    assert area.shape == (HEIGHT, WIDTH)
+    assert area[3, 3] == pytest.approx(0.7), "a soft mask stays soft"
+    assert (area[10, 10:20] == 1).all() and not area[12].any() and not area[14].any()
+    assert (area[20:22, 30:35] == 1).all()
+    assert area.sum() == pytest.approx(4 * 0.7 + 10 + 10)
+    assert mask.max() == pytest.approx(0.7) and mask.sum() == pytest.approx(4 * 0.7), "the mask itself is unchanged"
+
+
+def test_boxes_alone_need_the_size_of_the_picture():
+    targets = [Prompt(box_xyxy_px=(-5, -5, 3.4, 2.6)), Prompt(box_xyxy_px=(50, 30, 900, 900))]
+    assert covered_area(targets) is None
+    area = covered_area(targets, (HEIGHT, WIDTH))
+    assert area.sum() == 3 * 3 + 10 * 10 and area[2, 2] == 1 and area[39, 59] == 1
+
+
+def test_points_cover_nothing_and_no_targets_neither():
+    assert covered_area([]) is None and covered_area([Prompt(((1, 1),), (1,))]) is None
+    assert not covered_area([Prompt(((1, 1),), (1,))], (4, 5)).any()
+    assert not covered_area([Prompt(mask=torch.zeros(64, 64))], (4, 5)).any(), "a blank mask of any size says nothing"
+
+
+def test_a_box_outside_the_picture_covers_nothing():
+    for box in ((-9, -9, -2, -2), (100, 100, 120, 120), (-9, 2, -2, 5)):
+        assert not covered_area([Prompt(box_xyxy_px=box)], (HEIGHT, WIDTH)).any()
+
+
+def test_a_box_drawn_the_wrong_way_covers_what_the_right_one_covers():
+    right = covered_area([Prompt(box_xyxy_px=(3, 4, 20, 30))], (HEIGHT, WIDTH))
+    assert right.sum() == 17 * 26
+    assert torch.equal(covered_area([Prompt(box_xyxy_px=(20, 30, 3, 4))], (HEIGHT, WIDTH)), right)
+
+
+def test_a_box_that_is_no_number_is_named_instead_of_drawn():
+    for value in (NAN, INFINITE):
+        with pytest.raises(PromptError, match="holds something that is not a number"):
+            covered_area([Prompt(box_xyxy_px=(1, 2, value, 4))], (HEIGHT, WIDTH))
+
+
+def test_areas_of_different_sizes_are_refused_naming_both():
+    with pytest.raises(PromptError, match="6 x 4 and 9 x 8"):
+        covered_area([Prompt(mask=torch.ones(4, 6)), Prompt(mask=torch.ones(8, 9))])
+    with pytest.raises(PromptError, match="60 x 40 and 9 x 8"):
+        covered_area([Prompt(mask=torch.ones(8, 9))], (HEIGHT, WIDTH))

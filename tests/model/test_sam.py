@@ -247,3 +247,54 @@ def test_a_box_drawn_the_wrong_way_finds_what_the_right_one_finds(sam, embedding
 def test_a_prompt_outside_the_picture_is_refused(sam, embedding):
     with pytest.raises(PromptError, match="140 x 90"):
         sam.decode(embedding, [BOX, Prompt(points_px=((141, 5),), labels=(1,))])
+
+
+def strokes_of(*areas: tuple[Scribble, tuple[slice, slice]]) -> torch.Tensor:
+    strokes = torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
+    for kind, area in areas:
+        strokes[area] = kind
+    return strokes
+
+
+def test_united_targets_are_one_foreground(sam, embedding):
+    guidance = sam.decode(embedding, [BOX, POINT, replace(BOX, box_xyxy_px=(70, 5, 130, 60))])
+    united = guidance.united()
+    assert len(united) == 1 and united.frame == guidance.frame
+    assert torch.equal(united.network_mask[0], guidance.network_mask.amax(dim=0))
+    assert united.scores == (max(guidance.scores),)
+    each = torch.stack([guidance.post_mask(target) for target in range(3)])
+    # The larger logit counts before it is enlarged, which can only close gaps between masks that meet.
+    assert (united.post_mask(0) >= each.amax(dim=0)).all() and each.any() and not united.post_mask(0).all()
+
+
+def test_one_target_or_none_is_already_united(sam, embedding):
+    for prompts in ([], [BOX]):
+        guidance = sam.decode(embedding, prompts)
+        assert guidance.united() is guidance
+
+
+def test_uniting_keeps_the_soft_edges_of_masks_that_were_given(sam, embedding):
+    left, right = ellipse(40, 40, 25, 25) * 0.8, ellipse(70, 40, 25, 25)
+    guidance = sam.decode(embedding, [Prompt(mask=mask, mask_is_guidance=True) for mask in (left, right)])
+    assert torch.equal(guidance.united().post_mask(0), torch.maximum(left, right))
+    mixed = sam.decode(embedding, [Prompt(mask=left, mask_is_guidance=True), BOX])
+    assert torch.equal(mixed.united().post_mask(0), torch.maximum(left, mixed.post_mask(1)))
+
+
+def test_uniting_keeps_what_strokes_say_of_each_target(sam, embedding):
+    hair, ear, gap = (slice(2, 6), slice(100, 130)), (slice(40, 50), slice(60, 70)), (slice(70, 80), slice(2, 20))
+    on, off, unknown = Scribble.FOREGROUND, Scribble.BACKGROUND, Scribble.UNKNOWN
+    one = replace(BOX, scribbles=strokes_of((off, ear), (unknown, hair), (off, gap)))
+    other = replace(POINT, scribbles=strokes_of((on, ear), (off, hair), (off, gap)))
+    mask = sam.decode(embedding, [one, other]).united().post_mask(0)
+    assert (mask[hair] == 0.5).all(), "open for one of them"
+    assert (mask[ear] == 1).all(), "one's background is the other's ear"
+    assert (mask[gap] == 0).all(), "neither is there"
+
+
+def test_uniting_changes_nothing_in_what_was_united(sam, embedding):
+    guidance = sam.decode(embedding, [BOX, Prompt(mask=ellipse(60, 40, 30, 25), mask_is_guidance=True)])
+    logits, masks = guidance.logits.clone(), [guidance.post_mask(target) for target in range(2)]
+    guidance.united()
+    assert torch.equal(guidance.logits, logits) and len(guidance) == 2
+    assert all(torch.equal(guidance.post_mask(target), masks[target]) for target in range(2))
