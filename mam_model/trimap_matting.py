@@ -270,14 +270,24 @@ def _solution(system: csr_matrix, right: np.ndarray, start: np.ndarray | None, m
         precondition = pymatting.ichol(system.tocsc(), shifts=_SHIFTS, max_nnz=entries)
     else:
         precondition = pymatting.jacobi(system)
-    reached = None
+    reached = np.zeros_like(right) if start is None else start
 
     def keep(_system, x, *_):
         nonlocal reached
-        reached = x
+        if not np.isfinite(x).all():
+            raise _BrokenDown
+        # PyMatting goes on writing into x.
+        reached = x.copy()
 
     try:
-        return pymatting.cg(system, right, x0=start, rtol=_ACCURACY, maxiter=_MOST_STEPS, callback=keep, M=precondition)
-    except ValueError:
+        # Pixels that are near in colour to no sure one leave the system singular, and a step may then divide by 0.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            steps = {"rtol": _ACCURACY, "maxiter": _MOST_STEPS, "callback": keep}
+            return pymatting.cg(system, right, x0=start, M=precondition, **steps)
+    except (ValueError, _BrokenDown):
         # PyMatting gives up without its result; what was reached by then is a matte of lower accuracy.
         return reached
+
+
+class _BrokenDown(ArithmeticError):
+    """Conjugate gradients came upon a direction in which the system is flat."""

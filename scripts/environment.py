@@ -48,7 +48,7 @@ RUNTIME_MODULES = (
     *("torch", "torchvision", "aiohttp", "safetensors", "comfyui_frontend_package"),
     *("segment_anything", "cv2", "pymatting", "skimage"),
 )
-TEST_MODULES = ("pytest", "ruff")
+TEST_MODULES = ("pytest", "ruff", "hypothesis")
 
 
 class EnvironmentTrouble(RuntimeError):
