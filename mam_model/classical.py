@@ -87,7 +87,11 @@ def matte_without_models(
         mask = _subject_mask(near.picture(picture), _Seeds.of(prompt, near))
     if mask.any():
         _write_matte(matte, picture, prompt, near, mask, method, band, matte_size_px)
-    return torch.from_numpy(matte).to(image.device)
+    alpha = torch.from_numpy(matte)
+    if prompt.scribbles is not None:
+        # A stroke ends within a pixel of the smaller picture in which the edge was solved.
+        alpha = with_certain_strokes(alpha, prompt.scribbles.cpu())
+    return alpha.to(image.device)
 
 
 def _opened(prompt: Prompt) -> Prompt:

@@ -172,7 +172,7 @@ def _is_pair(item: Any) -> bool:
 def _is_frame_of_points(item: Any) -> bool:
     """A list of points, as opposed to one point that is itself a list of two numbers."""
     if isinstance(item, dict):
-        return "points" in item or "positive" in item
+        return bool({"points", "positive", "negative"} & item.keys())
     return isinstance(item, (list, tuple)) and not _holds_numbers(item)
 
 
@@ -188,7 +188,7 @@ def _points_of_frame(written: Any, label: int) -> list[Point]:
             raise PromptError(f'"points" needs "labels", one per point (1 on the subject, 0 not): {_quoted(written)}')
         return [_point(item, own) for item, own in zip(items, labels)]
     if isinstance(written, dict) and ("positive" in written or "negative" in written):
-        sides = ((written.get("positive") or [], 1), (written.get("negative") or [], 0))
+        sides = ((_as_list(written.get("positive")) or [], 1), (_as_list(written.get("negative")) or [], 0))
         if not all(isinstance(items, list) for items, _ in sides):
             raise PromptError(f'"positive" and "negative" are lists of points: {_quoted(written)}')
         return [_point(item, own) for items, own in sides for item in items]
@@ -267,4 +267,6 @@ def _plain(number: float) -> int | float:
 
 def _quoted(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
+    # On one line: the interface shows an error as one sentence.
+    text = " ".join(text[:200].split())
     return f'"{text[:60]}…"' if len(text) > 60 else f'"{text}"'

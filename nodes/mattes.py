@@ -96,10 +96,10 @@ class MatteBatch:
             prompts, scores: of the frame's T targets.
             alphas: float [T, H, W], their mattes.
         """
-        self._entries += describe(len(self._frames), prompts, scores, alphas)
-        if not len(alphas):
-            alphas = alphas.new_zeros(1, *alphas.shape[1:])
         shared = share_pixels(alphas) if len(alphas) > 1 else alphas
+        self._entries += describe(len(self._frames), prompts, scores, shared)
+        if not len(shared):
+            shared = alphas.new_zeros(1, *alphas.shape[1:])
         self._instances.append(as_output(shared))
         self._frames.append(as_output(shared.sum(dim=0).clamp(0, 1)) if len(shared) > 1 else self._instances[-1][0])
 

@@ -11,6 +11,7 @@ import torch
 
 from mam_model.classical import PyMattingMissing, matte_without_models
 from mam_model.prompt import Prompt, PromptError, Scribble
+from mam_model.scribble import prompt_from_trimap
 
 with_pymatting = pytest.mark.skipif(importlib.util.find_spec("pymatting") is None, reason="PyMatting is not installed")
 
@@ -263,3 +264,29 @@ def test_without_pymatting_the_error_names_the_command_and_the_way_around(monkey
 def test_an_unknown_method_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="closed-form, knn, none"):
         matte_without_models(torch.rand(8, 8, 3), Prompt(), method="magic")
+
+
+@pytest.mark.parametrize("matte_size_px", [1024, 50])
+def test_what_a_trimap_is_sure_of_stays_at_the_pictures_own_size(matte_size_px):
+    picture, (true,) = scene(BOX, softness=8)
+    trimap = torch.where((true > 0) & (true < 1), 0.5, true)
+    trimap[:6] = 0.5
+    found = matte_without_models(picture, prompt_from_trimap(trimap), method="none", matte_size_px=matte_size_px)
+    assert torch.equal(found[trimap != 0.5], trimap[trimap != 0.5])
+    assert ((found > 0.1) & (found < 0.9)).sum() > 50
+
+
+@with_pymatting
+def test_soft_values_of_a_guiding_mask_are_solved_from_the_picture():
+    picture, (true,) = scene(BOX, softness=20)
+    soft = true.clone()
+    soft[(true > 0.05) & (true < 0.95)] = 0.6
+    found = matte_without_models(picture, Prompt(mask=soft, mask_is_guidance=True))
+    cut = matte_without_models(picture, Prompt(mask=(soft > 0.5).float(), mask_is_guidance=True))
+    assert error(found, true) < 0.5 * error(cut, true)
+
+
+def test_a_mask_without_any_sure_value_is_cut_at_its_middle():
+    picture, (true,) = scene(BOX)
+    faint, plain = (Prompt(mask=factor * true, mask_is_guidance=True) for factor in (0.9, 1.0))
+    assert error(matte_without_models(picture, faint), matte_without_models(picture, plain)) < 0.005
