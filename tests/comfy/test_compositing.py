@@ -210,3 +210,62 @@ def test_a_matte_of_another_size_is_refused_with_both_sizes(comfy, tensors, node
     run = comfy.run(graph)
     assert run.failed_node == "result"
     assert "64 x 64" in run.error and "48 x 32" in run.error
+
+
+def test_the_cut_out_is_what_core_joins_from_foreground_and_inverted_mask(comfy, tensors):
+    """Core's JoinImageWithAlpha takes 1 for transparent; with Invert Mask between it gives our straight RGBA."""
+    alpha = disc(40, 50, 25, 20, 12)
+    pair = {"image": ("image", 0), "alpha": ("alpha", 0)}
+    graph = {
+        "image": node(tensors(disc_picture(alpha))),
+        "alpha": node(tensors(alpha[None])),
+        "ours": node("MAM_Composite", **pair, edge_color="as photographed"),
+        "inverted": node("InvertMask", mask=("alpha", 0)),
+        "joined": node("JoinImageWithAlpha", image=("image", 0), alpha=("inverted", 0)),
+        "seen": node("PreviewImage", images=("joined", 0)),
+        "shown": node("PreviewImage", images=("ours", 1)),
+    }
+    run = comfy.run(graph)
+    assert run.ok, run.error
+    torch.testing.assert_close(run.output("joined"), run.output("ours", 1))
+
+
+def test_on_the_backgrounds_canvas_the_subject_is_placed_by_its_middle(composite):
+    placed = {"canvas": "background", "x": 0.25, "y": 0.5, "scale": 2.0, "edge_color": "as photographed"}
+    run = composite(torch.ones(1, 10, 10, 3), torch.ones(1, 10, 10), torch.zeros(1, 60, 80, 3), **placed)
+    assert run.ok, run.error
+    shown = run.output("composite")
+    assert shown.shape == (1, 60, 80, 3)
+    inside = shown[0, ..., 0] > 0.5
+    rows, columns = inside.any(dim=1).nonzero().flatten(), inside.any(dim=0).nonzero().flatten()
+    assert (int(rows[0]), int(rows[-1])) == (20, 39)
+    assert (int(columns[0]), int(columns[-1])) == (10, 29)
+
+
+def test_the_backgrounds_canvas_needs_a_background(composite):
+    alpha = disc(20, 20, 10, 10, 5)
+    run = composite(disc_picture(alpha), alpha[None], canvas="background")
+    assert not run.ok and "Connect a background" in run.error
+
+
+def test_light_wrap_brightens_the_rim_and_not_the_middle(composite):
+    alpha = disc(64, 64, 32, 32, 24)
+    without, wrapped = (
+        composite(disc_picture(alpha), alpha[None], torch.ones(1, 64, 64, 3), light_wrap=amount, light_wrap_px=6.0)
+        .output("composite")[0]
+        .clone()
+        for amount in (0.0, 1.0)
+    )
+    assert (wrapped - without).min() > -1e-6
+    assert (wrapped[32, 10] - without[32, 10]).mean() > 0.02
+    torch.testing.assert_close(wrapped[32, 32], without[32, 32], atol=1e-3, rtol=0)
+
+
+def test_a_premultiplied_cut_out_has_its_colours_times_alpha(composite):
+    alpha = disc(40, 50, 25, 20, 12)
+    straight, premultiplied = (
+        composite(disc_picture(alpha), alpha[None], cutout_alpha=kind).output("composite", 1).clone()
+        for kind in ("straight", "premultiplied")
+    )
+    torch.testing.assert_close(premultiplied[..., :3], straight[..., :3] * straight[..., 3:])
+    torch.testing.assert_close(premultiplied[..., 3], straight[..., 3])
