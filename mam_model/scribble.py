@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .prompt import Prompt, PromptError, Scribble
-from .trimap import mask_from_trimap
+from .trimap import SURE_BACKGROUND, SURE_SUBJECT, mask_from_trimap
 
 
 def points_from_scribbles(scribbles: Tensor) -> list[tuple[tuple[float, float], int]]:
@@ -77,8 +77,8 @@ def prompt_from_trimap(trimap: Tensor, strokes: Tensor | None = None) -> Prompt:
         PromptError: when trimap and strokes differ in size.
     """
     scribbles = torch.full(trimap.shape, int(Scribble.UNKNOWN), dtype=torch.uint8)
-    scribbles[trimap >= 0.95] = Scribble.FOREGROUND
-    scribbles[trimap <= 0.05] = Scribble.BACKGROUND
+    scribbles[trimap >= SURE_SUBJECT] = Scribble.FOREGROUND
+    scribbles[trimap <= SURE_BACKGROUND] = Scribble.BACKGROUND
     if strokes is not None:
         if strokes.shape != trimap.shape:
             sizes = [f"{area.shape[1]} x {area.shape[0]}" for area in (trimap, strokes)]

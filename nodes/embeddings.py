@@ -70,8 +70,3 @@ def embedding_of(image: Tensor, sam: SharedSam) -> PictureEmbedding:
     if all(recent is not picture for recent in sam.recent_embeddings):
         sam.recent_embeddings.append(picture)
     return picture
-
-
-def embeddings_in_memory() -> list[PictureEmbedding]:
-    """The embeddings that anything still holds."""
-    return list(_known.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import weakref
@@ -210,9 +209,3 @@ def _dtype(precision: str) -> torch.dtype:
         return _DTYPES[precision]
     device = comfy.model_management.get_torch_device()
     return torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
-
-
-def models_in_memory() -> list[SharedModel]:
-    """The models that some graph holds at this moment."""
-    gc.collect()
-    return list(_shared.values())

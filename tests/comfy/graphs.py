@@ -5,6 +5,8 @@ Node ids are words, so that a test can say `run.output("mattes")`; links are (id
 
 from __future__ import annotations
 
+import gc
+
 import torch
 from torch import Tensor
 
@@ -93,3 +95,15 @@ def count_calls(monkeypatch, owner, name: str) -> list:
 
     monkeypatch.setattr(owner, name, counted)
     return calls
+
+
+def models_in_memory(comfy) -> list:
+    """The models that some graph holds at this moment."""
+    gc.collect()
+    return list(comfy.module("nodes.models")._shared.values())
+
+
+def embeddings_in_memory(comfy) -> list:
+    """The embeddings that anything still holds."""
+    gc.collect()
+    return list(comfy.module("nodes.embeddings")._known.values())

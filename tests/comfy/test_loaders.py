@@ -15,7 +15,7 @@ import checkpoints
 import pytest
 import torch
 
-from .graphs import boxes, loaders, node, pictures, whole
+from .graphs import boxes, loaders, models_in_memory, node, pictures, whole
 
 SAM = SimpleNamespace(
     node="MAM_LoadSAM", name="sam_name", folder="sams", expected="Expected is SAM (ViT-B", get="sam_vit_b"
@@ -117,7 +117,7 @@ def test_a_wrong_file_is_refused_with_what_it_is_what_was_expected_and_where_to_
     assert f"wrong.pth {says}" in run.error
     assert loader.expected in run.error
     assert loader.get in run.error and f"models/{loader.folder}" in run.error
-    assert comfy.module("nodes.models").models_in_memory() == []
+    assert models_in_memory(comfy) == []
 
 
 @pytest.mark.parametrize(("loader", "write"), [(SAM, sam_without_a_block), (M2M, m2m_without_a_scale)])

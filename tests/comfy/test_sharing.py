@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import os
 
 import pytest
 import torch
 
-from .graphs import boxes, count_calls, loaders, node, pictures, steps, whole
+from .graphs import (
+    boxes,
+    count_calls,
+    embeddings_in_memory,
+    loaders,
+    models_in_memory,
+    node,
+    pictures,
+    steps,
+    whole,
+)
 
 
 @pytest.fixture
 def models(comfyui):
     return comfyui.module("nodes.models")
-
-
-@pytest.fixture
-def embeddings(comfyui):
-    return comfyui.module("nodes.embeddings")
 
 
 @pytest.fixture
@@ -50,7 +54,7 @@ def graph(tiny_sam, tiny_m2m, tensors):
     return build
 
 
-def test_two_loaders_of_one_file_share_one_model(comfy, models, tiny_sam, tiny_m2m):
+def test_two_loaders_of_one_file_share_one_model(comfy, tiny_sam, tiny_m2m):
     two = {**loaders(tiny_sam, tiny_m2m), "sam again": node("MAM_LoadSAM", sam_name=tiny_sam, precision="fp32")}
     two["m2m again"] = node("MAM_LoadM2M", m2m_name=tiny_m2m, precision="fp32")
     two |= {f"see {name}": node("PreviewAny", source=(name, 0)) for name in list(two)}
@@ -59,7 +63,7 @@ def test_two_loaders_of_one_file_share_one_model(comfy, models, tiny_sam, tiny_m
     assert {"sam", "sam again", "m2m", "m2m again"} <= set(run.executed)
     assert run.output("sam") is run.output("sam again")
     assert run.output("m2m") is run.output("m2m again")
-    assert len(models.models_in_memory()) == 2
+    assert len(models_in_memory(comfy)) == 2
 
 
 def test_two_workflows_that_name_one_file_share_one_model(comfy, models, graph, tiny_sam):
@@ -88,7 +92,7 @@ def test_another_precision_is_another_model_of_half_the_size(comfy, models, tiny
     assert {p.dtype for p in half.network.parameters()} == {models._DTYPES[precision]}
     assert {p.dtype for p in sam.network.image_encoder.parameters()} == {models._DTYPES[precision]}
     assert {p.dtype for p in sam.network.mask_decoder.parameters()} == {torch.float32}
-    assert len(models.models_in_memory()) == 3
+    assert len(models_in_memory(comfy)) == 3
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -103,16 +107,16 @@ def test_half_precision_gives_nearly_the_same_matte(comfy, graph, precision):
     assert (run.output("mattes") - exact).abs().mean() < 0.1
 
 
-def test_freeing_memory_lets_go_of_models_and_embeddings(comfy, models, embeddings, graph):
+def test_freeing_memory_lets_go_of_models_and_embeddings(comfy, graph):
     for kind in (whole, steps):
         run = comfy.run(graph(pictures(), kind=kind))
         assert run.ok, run.error
-        assert len(models.models_in_memory()) == 2
-        assert len(embeddings.embeddings_in_memory()) == 1
+        assert len(models_in_memory(comfy)) == 2
+        assert len(embeddings_in_memory(comfy)) == 1
         del run
         comfy.reset()
-        assert models.models_in_memory() == []
-        assert embeddings.embeddings_in_memory() == []
+        assert models_in_memory(comfy) == []
+        assert embeddings_in_memory(comfy) == []
 
 
 def test_models_are_known_to_comfyuis_memory_management(comfy, graph):
@@ -213,11 +217,10 @@ def test_an_unchanged_workflow_runs_nothing(comfy, graph):
     assert comfy.run(workflow).executed == []
 
 
-def test_a_sam_keeps_its_last_eight_embeddings_and_no_more(comfy, graph, embeddings, encoded):
+def test_a_sam_keeps_its_last_eight_embeddings_and_no_more(comfy, graph, encoded):
     run = comfy.run(graph(pictures(10, 24, 32)))
     assert run.ok and len(encoded) == 10
-    gc.collect()
-    assert len(embeddings.embeddings_in_memory()) == 8
+    assert len(embeddings_in_memory(comfy)) == 8
 
 
 def test_a_file_that_was_replaced_is_loaded_anew(comfy, models, graph, tiny_m2m):
