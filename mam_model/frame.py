@@ -1,7 +1,9 @@
 """The one place that maps the original picture to SAM's padded square and back."""
+# OpenCV is imported where it is used, so that importing the library costs ComfyUI no start-up time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from .regions import Window
 
 # SAM's normalisation, on the 0..255 scale (segment-anything, build_sam.py).
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -39,6 +43,13 @@ class Frame:
         scale = self.side / max(self.height, self.width)
         # A strip of 12,000 x 1 pixels would otherwise vanish.
         return max(1, int(length * scale + 0.5))
+
+    @property
+    def at_content_size(self) -> Frame:
+        """The frame of the same picture no larger than the network sees it; its content lies in the same place."""
+        if max(self.height, self.width) <= self.side:
+            return self
+        return Frame(self.content_height, self.content_width, self.side)
 
     def shrink(self, image: Tensor) -> Tensor:
         """The picture at the size in which the network sees it.
@@ -91,22 +102,118 @@ class Frame:
         )
         return F.avg_pool2d(self._padded(content), 4)
 
-    def crop_to_original(self, square: Tensor) -> Tensor:
+    def crop_to_original(self, square: Tensor, window: Window | None = None) -> Tensor:
         """Takes the padding off and resizes to the original picture (bilinear, align_corners=False).
 
         Args:
             square: float [N, C, side, side].
+            window: the part of the original picture that is wanted; None takes all of it.
         Returns:
-            float [N, C, H, W].
+            float [N, C, H, W], or of the window's size; it may share memory with `square`.
         """
-        content = square[..., : self.content_height, : self.content_width]
-        return F.interpolate(content, (self.height, self.width), mode="bilinear", align_corners=False)
+        if window is None:
+            content = square[..., : self.content_height, : self.content_width]
+            return F.interpolate(content, (self.height, self.width), mode="bilinear", align_corners=False)
+        return self.part_to_original(square, 0, 0, window)
 
-    def logits_to_original(self, logits: Tensor) -> Tensor:
-        """SAM's mask logits [N, C, side / 4, side / 4] at the size of the original picture, [N, C, H, W]."""
-        square = F.interpolate(logits, (self.side, self.side), mode="bilinear", align_corners=False)
-        return self.crop_to_original(square)
+    def logits_to_original(self, logits: Tensor, window: Window | None = None) -> Tensor:
+        """SAM's mask logits [N, C, side / 4, side / 4] at the size of the original picture, [N, C, H, W].
+
+        Args:
+            window: the part of the original picture that is wanted; None takes all of it.
+        """
+        if window is None:
+            square = F.interpolate(logits, (self.side, self.side), mode="bilinear", align_corners=False)
+            return self.crop_to_original(square)
+        # What enlarging a part by a whole factor gives between the centres of its outer cells, the whole gives too.
+        cells = self.cells_read(window, 4, interpolated=True)
+        part = F.interpolate(cells.of(logits), scale_factor=4, mode="bilinear", align_corners=False)
+        return self.part_to_original(part, 4 * cells.top, 4 * cells.left, window)
+
+    def window_over(self, content: Window) -> Window:
+        """All pixels of the original picture that show something of a window of the square, and a pixel more."""
+        per_row, per_column = self.height / self.content_height, self.width / self.content_width
+        return Window(
+            math.floor((content.top - 1) * per_row),
+            math.floor((content.left - 1) * per_column),
+            math.ceil((content.bottom + 1) * per_row),
+            math.ceil((content.right + 1) * per_column),
+        ).grown(1, self.height, self.width)
+
+    def cells_read(self, window: Window, cell: int, interpolated: bool) -> Window:
+        """The cells of a grid over the square that have to be known to draw a window of the original picture.
+
+        Args:
+            cell: pixels of the square a cell.
+            interpolated: the cells hold one value each and are drawn bilinearly; otherwise one value for each pixel.
+        """
+        spans = []
+        for start, stop, extent, content in (
+            (window.top, window.bottom, self.height, self.content_height),
+            (window.left, window.right, self.width, self.content_width),
+        ):
+            before, after, _ = _neighbours(start, stop, extent, content)
+            first, last = int(before[0]), int(after[-1])
+            half = cell // 2 if interpolated else 0
+            spans.append((max(0, (first - half) // cell), min(self.side // cell, (last + half) // cell + 1)))
+        return Window(spans[0][0], spans[1][0], spans[0][1], spans[1][1])
+
+    def cells_behind(self, needed: np.ndarray, window: Window, cell: int, interpolated: bool) -> np.ndarray:
+        """The cells that have to be known to draw some pixels of a window, and a few of their neighbours.
+
+        Args:
+            needed: bool [h, w], which pixels of the window are read.
+            cell, interpolated: see `cells_read`.
+        Returns:
+            bool [side / cell, side / cell].
+        """
+        import cv2
+
+        cells = np.zeros((self.side // cell, self.side // cell), dtype=bool)
+        span = self.cells_read(window, cell, interpolated)
+        # A pixel reads the pixels of the square next to its place, and each of these the two nearest cells a side.
+        reach = 0.5 * cell + 1 + (0.5 * cell if interpolated else 0)
+        down, across = self.height / self.content_height, self.width / self.content_width
+        rows = ((np.arange(span.top, span.bottom) + 0.5) * cell * down - 0.5 - window.top).round().astype(int)
+        columns = ((np.arange(span.left, span.right) + 0.5) * cell * across - 0.5 - window.left).round().astype(int)
+        kernel = np.ones([2 * math.ceil(reach * pixels) + 3 for pixels in (down, across)], dtype=np.uint8)
+        near = cv2.dilate(needed.view(np.uint8), kernel)
+        near = near[np.ix_(rows.clip(0, window.height - 1), columns.clip(0, window.width - 1))]
+        span.of(cells)[:] = near.view(bool)
+        return cells
+
+    def part_to_original(self, part: Tensor, top: int, left: int, window: Window) -> Tensor:
+        """A window of the original picture out of a part of the square.
+
+        Args:
+            part: float [N, C, h, w], with the pixels of the square that the window reads.
+            top, left: where in the square it begins.
+        """
+        # One direction after the other, each output pixel from its two neighbours: rows last, which are contiguous.
+        upper, lower, down = _neighbours(window.top, window.bottom, self.height, self.content_height)
+        before, after, right = _neighbours(window.left, window.right, self.width, self.content_width)
+        part = part[..., int(upper[0]) - top : int(lower[-1]) + 1 - top, :]
+        if self.content_width == self.width:
+            part = part[..., window.left - left : window.right - left]
+        else:
+            before, after, right = (x.to(part.device) for x in (before - left, after - left, right))
+            part = torch.lerp(part[..., before], part[..., after], right.to(part.dtype))
+        if self.content_height == self.height:
+            return part[..., : window.height, :]
+        upper, lower, down = (x.to(part.device) for x in (upper - upper[0], lower - upper[0], down))
+        return torch.lerp(part[..., upper, :], part[..., lower, :], down.to(part.dtype)[:, None])
 
     def _padded(self, content: Tensor) -> Tensor:
         height, width = content.shape[-2:]
         return F.pad(content, (0, self.side - width, 0, self.side - height))
+
+
+def _neighbours(start: int, stop: int, extent: int, content: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each output pixel in start..stop, the two input pixels between which it lies, and how far along.
+
+    For `content` pixels that become `extent`. PyTorch rounds to float32 after the subtraction; so does this.
+    """
+    scale = float(np.float32(content) / np.float32(extent))
+    place = ((torch.arange(start, stop, dtype=torch.float64) + 0.5) * scale - 0.5).float().clamp(min=0)
+    first = place.long().clamp(max=content - 1)
+    return first, (first + 1).clamp(max=content - 1), (place - first).clamp(0, 1)

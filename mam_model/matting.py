@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .m2m import AlphaPyramid, FoldedMaskToMatte, MaskToMatte
-from .merge import PUBLISHED_MERGE, MergeOptions, merge
+from .frame import Frame
+from .m2m import AlphaPyramid, FoldedMaskToMatte, MaskToMatte, PictureFeatures
+from .merge import PUBLISHED_MERGE, MergeOptions, merge, merge_scales, reach, reach_of_box
+from .partial import PartialPyramid
 from .prompt import Prompt
 from .sam import Embedding, Guidance, Sam
 from .scribble import with_certain_strokes
@@ -25,6 +27,11 @@ class MattingAnything:
         guidance = matting.segment(embedding, prompts)         # T targets, three candidates each
         pyramid = matting.predict(embedding, guidance)         # alpha at three scales
         alphas = matting.merge(pyramid, guidance)              # [T, H, W]
+
+    The last two in one compute only what is seen in the mattes, and a kept picture is quick for target after target:
+
+        picture = matting.m2m.look_at(embedding)
+        alphas = matting.matte_targets(picture, guidance)
     """
 
     def __init__(self, sam: Sam, m2m: MaskToMatte | FoldedMaskToMatte):
@@ -64,7 +71,7 @@ class MattingAnything:
         return merge_targets(pyramid, guidance, options)
 
     def matte(self, image: Tensor, prompts: Sequence[Prompt], options: MergeOptions = PUBLISHED_MERGE) -> Tensor:
-        """All four steps at once for one picture.
+        """From picture to mattes at once.
 
         Args:
             image: float [H, W, 3], sRGB 0..1; further channels are ignored.
@@ -74,7 +81,13 @@ class MattingAnything:
         """
         embedding = self.embed(image)
         guidance = self.segment(embedding, prompts)
-        return self.merge(self.predict(embedding, guidance), guidance, options)
+        return self.matte_targets(embedding, guidance, options)
+
+    def matte_targets(
+        self, picture: Embedding | PictureFeatures, guidance: Guidance, options: MergeOptions = PUBLISHED_MERGE
+    ) -> Tensor:
+        """`predict` and `merge` in one, computing only what is seen in the mattes. See `matte_targets`."""
+        return matte_targets(self.m2m, picture, guidance, options)
 
 
 def predict_pyramid(
@@ -92,11 +105,7 @@ def predict_pyramid(
     """
     weight = next(m2m.parameters())
     frame = embedding.frame
-    if frame != guidance.frame:
-        raise ValueError(
-            f"The embedding is of a picture of {frame.width} x {frame.height} pixels, the guidance of one of "
-            f"{guidance.frame.width} x {guidance.frame.height}. Both have to come from one picture."
-        )
+    _check_same_picture(frame, guidance.frame, (frame,))
     features = embedding.features.to(weight)
     image = frame.network_input(embedding.content, weight.device).to(weight.dtype)
     masks = guidance.network_mask.to(weight)
@@ -109,6 +118,60 @@ def predict_pyramid(
         for whole, piece in zip(scales, (pyramid.os8, pyramid.os4, pyramid.os1)):
             whole[part] = piece
     return AlphaPyramid(*scales)
+
+
+@torch.inference_mode()
+def matte_targets(
+    m2m: FoldedMaskToMatte,
+    picture: Embedding | PictureFeatures,
+    guidance: Guidance,
+    options: MergeOptions = PUBLISHED_MERGE,
+) -> Tensor:
+    """Predicts and merges every target of a picture, computing only what is seen in the mattes.
+
+    The result is that of `merge_targets(predict_pyramid(...))` up to rounding, which at single pixels can carry a value
+    over a threshold of the merge. The time grows with the length of the target's edge, not with the picture.
+
+    Args:
+        picture: what SAM knows of the picture; or what `m2m.look_at` made of it, which saves a part of the work for
+            every target, and which a caller who will ask again keeps.
+        guidance: for that picture, or `Guidance.at_content_size` of it.
+    Returns:
+        float32 [T, H, W] on the CPU in the size of the guidance's picture, 1 = target.
+    Raises:
+        ValueError: when picture and guidance are of pictures of different sizes.
+    """
+    frame = guidance.frame
+    _check_same_picture(picture.frame, frame, (picture.frame, picture.frame.at_content_size))
+    alphas = torch.zeros(len(guidance), frame.height, frame.width)
+    for target, prompt in enumerate(guidance.prompts):
+        box = guidance.mask_window(target)
+        if box is None:
+            continue
+        # The mask is drawn in its rectangle alone; a rectangle of pixels that turn out to be 0 costs time, no more.
+        around = reach_of_box(box, frame.height, frame.width, options)
+        mask = guidance.post_mask(target, around).cpu().numpy()
+        within = reach(mask, options)
+        if within is None:
+            continue
+        if not isinstance(picture, PictureFeatures):
+            picture = m2m.look_at(picture)
+        picture = picture.to(next(m2m.parameters()))
+        window = within.moved(around.top, around.left)
+        pyramid = PartialPyramid(m2m, picture, guidance.network_mask[target : target + 1], frame, window)
+        alpha = torch.from_numpy(merge_scales(within.of(mask), pyramid.read, options))
+        window.of(alphas[target])[:] = alpha
+        if prompt.scribbles is not None:
+            alphas[target] = with_certain_strokes(alphas[target], prompt.scribbles)
+    return alphas
+
+
+def _check_same_picture(picture: Frame, guidance: Frame, allowed: Sequence[Frame]) -> None:
+    if guidance not in allowed:
+        raise ValueError(
+            f"The embedding is of a picture of {picture.width} x {picture.height} pixels, the guidance of one of "
+            f"{guidance.width} x {guidance.height}. Both have to come from one picture."
+        )
 
 
 def merge_targets(pyramid: AlphaPyramid, guidance: Guidance, options: MergeOptions = PUBLISHED_MERGE) -> Tensor:

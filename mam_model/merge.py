@@ -7,7 +7,8 @@ system does it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from .frame import Frame
 from .m2m import AlphaPyramid
+from .regions import Window
 
 # Alpha closer to 0 or 1 than one 8-bit level counts as certain.
 _LEVEL = 1.0 / 255.0
@@ -49,8 +51,17 @@ class MergeOptions:
         if min(self.width_os8, self.width_os4, self.width_os1) < 0:
             raise ValueError("The widths of the bands are pixels and cannot be negative.")
 
+    def scaled(self, factor: float) -> MergeOptions:
+        """The same bands on a picture that is `factor` times as large."""
+        widths = (round(width_px * factor) for width_px in (self.width_os8, self.width_os4, self.width_os1))
+        return replace(self, **dict(zip(("width_os8", "width_os4", "width_os1"), widths)))
+
 
 PUBLISHED_MERGE = MergeOptions()
+
+
+# (scale, bool [h, w] where it is wanted) -> alpha at the size of the picture, float32 [h, w], right where wanted.
+ReadScale = Callable[[str, np.ndarray], np.ndarray]
 
 
 def merge(pyramid: AlphaPyramid, post_mask: Tensor, frame: Frame, options: MergeOptions = PUBLISHED_MERGE) -> Tensor:
@@ -64,26 +75,41 @@ def merge(pyramid: AlphaPyramid, post_mask: Tensor, frame: Frame, options: Merge
     """
     mask = post_mask.float().cpu().numpy()
     alpha = np.zeros_like(mask)
-    rows, columns = _reach(mask, options)
-    if rows.stop == rows.start:
-        return torch.from_numpy(alpha)
-    mask = mask[rows, columns]
+    window = reach(mask, options)
+    if window is not None:
 
-    def at_original_size(square: Tensor) -> np.ndarray:
-        return frame.crop_to_original(square)[0, 0, rows, columns].float().cpu().numpy()
+        def read(scale: str, where: np.ndarray) -> np.ndarray:
+            return frame.crop_to_original(getattr(pyramid, scale), window)[0, 0].float().cpu().numpy()
 
-    os8 = at_original_size(pyramid.os8)
-    if options.guidance == "mask":
-        merged = np.where(os8_weight(mask, options.width_os8, options.sides), os8, mask)
-    elif options.clear_outside_box:
-        merged = np.where(_inside_box(mask), os8, mask)
-    else:
-        merged = os8
-    band = unknown_area(merged, options.width_os4, options.sides)
-    merged = np.where(band, at_original_size(pyramid.os4), merged)
-    band = unknown_area(merged, options.width_os1, options.sides)
-    alpha[rows, columns] = np.where(band, at_original_size(pyramid.os1), merged)
+        window.of(alpha)[:] = merge_scales(window.of(mask), read, options)
     return torch.from_numpy(alpha)
+
+
+def merge_scales(mask: np.ndarray, read: ReadScale, options: MergeOptions = PUBLISHED_MERGE) -> np.ndarray:
+    """Merges what `read` gives, asking only for what can be seen in the result, from the coarsest scale to the finest.
+
+    Args:
+        mask: float32 [h, w] in 0..1, SAM's mask in the window of the picture that `reach` gives.
+        read: is called with "os8", "os4" and "os1" at most once each, in this order, and with where they are needed.
+    Returns:
+        float32 [h, w], alpha in 0..1.
+    """
+    if options.guidance == "mask":
+        uncertain = os8_weight(mask, options.width_os8, options.sides)
+    elif options.clear_outside_box:
+        uncertain = _inside_box(mask)
+    else:
+        uncertain = np.ones(mask.shape, dtype=bool)
+    alpha = _replaced(mask.astype(np.float32), "os8", uncertain, read)
+    alpha = _replaced(alpha, "os4", unknown_area(alpha, options.width_os4, options.sides), read)
+    return _replaced(alpha, "os1", unknown_area(alpha, options.width_os1, options.sides), read)
+
+
+def _replaced(alpha: np.ndarray, scale: str, where: np.ndarray, read: ReadScale) -> np.ndarray:
+    """`alpha`, in which a scale has replaced certain pixels."""
+    if where.any():
+        np.copyto(alpha, read(scale, where), where=where)
+    return alpha
 
 
 def os8_weight(mask: np.ndarray, width_px: int, sides: str) -> np.ndarray:
@@ -98,8 +124,9 @@ def os8_weight(mask: np.ndarray, width_px: int, sides: str) -> np.ndarray:
     import cv2
 
     kernel = _ellipse(width_px)
-    outside = cv2.erode(1.0 - mask, kernel) == 1
-    inside = mask == 1 if sides == "one" else cv2.erode(mask, kernel) == 1
+    # 1 - mask == 1 in float32, which a mask of less than half a rounding step satisfies as 0 does.
+    outside = cv2.dilate((1.0 - mask != 1).view(np.uint8), kernel) == 0
+    inside = mask == 1 if sides == "one" else cv2.erode((mask == 1).view(np.uint8), kernel) > 0
     return ~(inside | outside)
 
 
@@ -116,47 +143,44 @@ def unknown_area(alpha: np.ndarray, width_px: int, sides: str) -> np.ndarray:
 
     kernel = _ellipse(width_px)
     if sides == "one":
-        near = cv2.dilate((alpha >= _LEVEL).astype(np.uint8), kernel) > 0
-        return near & ~(alpha > 1 - _LEVEL)
+        near = cv2.dilate((alpha >= _LEVEL).view(np.uint8), kernel)
+        return near.view(bool) & (alpha <= 1 - _LEVEL)
     uncertain = (alpha >= _LEVEL) & (alpha <= 1 - _LEVEL)
-    return cv2.dilate(uncertain.astype(np.uint8), kernel) > 0
+    return cv2.dilate(uncertain.view(np.uint8), kernel).view(bool)
 
 
 def _ellipse(width_px: int) -> np.ndarray:
     import cv2
 
-    size = max(1, width_px // 2)
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_size(width_px), _size(width_px)))
+
+
+def _size(width_px: int) -> int:
+    return max(1, width_px // 2)
 
 
 def _inside_box(mask: np.ndarray) -> np.ndarray:
     """The mask's bounding box less its last row and column, where the released system keeps the mask itself."""
     inside = np.zeros(mask.shape, dtype=bool)
-    rows, columns = _bounding_box(mask)
-    inside[rows.start : rows.stop - 1, columns.start : columns.stop - 1] = True
+    box = Window.around(mask > 0)
+    inside[box.top : box.bottom - 1, box.left : box.right - 1] = True
     return inside
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns that hold anything above 0; empty slices for an empty mask."""
-    rows = np.flatnonzero(mask.max(axis=1) > 0)
-    columns = np.flatnonzero(mask.max(axis=0) > 0)
-    if not len(rows):
-        return slice(0, 0), slice(0, 0)
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+def reach(mask: np.ndarray, options: MergeOptions = PUBLISHED_MERGE) -> Window | None:
+    """The rectangle outside which the matte is 0 whatever the network says; None for an empty mask.
+
+    Args:
+        mask: float [H, W] in 0..1, the post mask of the whole picture.
+    """
+    box = Window.around(mask > 0)
+    return box and reach_of_box(box, mask.shape[0], mask.shape[1], options)
 
 
-def _reach(mask: np.ndarray, options: MergeOptions) -> tuple[slice, slice]:
-    """The rectangle outside which the matte is 0 whatever the network says."""
+def reach_of_box(box: Window, height: int, width: int, options: MergeOptions = PUBLISHED_MERGE) -> Window:
+    """`reach` for a mask that lies in a box of a picture of `height` x `width` pixels."""
     if options.guidance == "alpha" and not options.clear_outside_box:
-        return tuple(slice(0, n) if mask.any() else slice(0, 0) for n in mask.shape)
-    rows, columns = _bounding_box(mask)
-    # Each band widens what is not background by at most its structuring element; one more covers its asymmetry.
-    margin = (options.width_os8 + options.width_os4 + options.width_os1) // 2 + 3
-    height, width = mask.shape
-    if rows.stop == rows.start:
-        return rows, columns
-    return (
-        slice(max(0, rows.start - margin), min(height, rows.stop + margin)),
-        slice(max(0, columns.start - margin), min(width, columns.stop + margin)),
-    )
+        return Window.whole(height, width)
+    # A structuring element of n pixels carries a value n // 2 pixels at most.
+    widths = (options.width_os8, options.width_os4, options.width_os1)
+    return box.grown(sum(_size(width_px) // 2 for width_px in widths), height, width)

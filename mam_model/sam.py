@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .frame import Frame
+from .mask_decoder import decode_masks
 from .prompt import Prompt
+from .regions import Window
 from .scribble import points_from_scribbles, strokes_on_all, with_scribbles
 
 # How sure a mask hint is made of itself, as a logit. SAM was trained to refine its own logits, which are in the tens.
@@ -126,9 +128,11 @@ class Guidance:
         best = self.predicted_iou[torch.arange(len(self)), self.chosen.to(self.predicted_iou.device)]
         return tuple(float(iou) * prompt.score for iou, prompt in zip(best, self.prompts))
 
-    def post_mask(self, target: int) -> Tensor:
+    def post_mask(self, target: int, window: Window | None = None) -> Tensor:
         """The mask of one target at the size of the original picture.
 
+        Args:
+            window: the part of the picture that is wanted; None takes all of it.
         Returns:
             float32 [H, W] of {0, 1}; a mask that was given as guidance comes back as it is, soft edges included.
             Strokes are certain: 1 on the subject, 0 beside it, 0.5 where the user said "unknown".
@@ -136,9 +140,40 @@ class Guidance:
         prompt = self.prompts[target]
         if prompt.mask_is_guidance and prompt.has_mask:
             mask = prompt.mask.to(self.logits.device, torch.float32)
+            mask = mask if window is None else window.of(mask)
         else:
-            mask = (self.frame.logits_to_original(self.chosen_logits[target : target + 1])[0, 0] > 0).float()
-        return mask if prompt.scribbles is None else with_scribbles(mask, prompt.scribbles)
+            logits = self.logits[target, self.chosen[target]][None, None]
+            mask = (self.frame.logits_to_original(logits, window)[0, 0] > 0).float()
+        if prompt.scribbles is None:
+            return mask
+        return with_scribbles(mask, prompt.scribbles if window is None else window.of(prompt.scribbles))
+
+    def mask_window(self, target: int) -> Window | None:
+        """Part of the original picture outside which the target's post mask is 0; None for an empty mask.
+
+        Found without drawing SAM's mask at the picture's size, so it may be some pixels wider than the mask.
+        """
+        prompt = self.prompts[target]
+        if prompt.scribbles is not None or (prompt.mask_is_guidance and prompt.has_mask):
+            return Window.around((self.post_mask(target) > 0).cpu().numpy())
+        cells = Window.around((self.logits[target, self.chosen[target]] > 0).cpu().numpy())
+        if cells is None:
+            return None
+        # Interpolation carries a cell's sign to its neighbours at most. A mask in the padding is no mask.
+        window = self.frame.window_over(cells.grown(1, *self.logits.shape[-2:]).finer(4))
+        return window if window.height > 0 and window.width > 0 else None
+
+    def at_content_size(self) -> Guidance:
+        """The same answer for the picture at the size in which the network sees it, at most 1024 pixels.
+
+        A matte of it takes as long for a photo of any size: what a preview needs while the user still points. The
+        merge's widths are to be scaled along, see `MergeOptions.scaled`.
+        """
+        frame = self.frame.at_content_size
+        if frame == self.frame:
+            return self
+        prompts = tuple(_resized(prompt, self.frame, frame) for prompt in self.prompts)
+        return Guidance(prompts, self.logits, self.predicted_iou, self.chosen, frame)
 
     def united(self) -> Guidance:
         """All targets as one foreground: the semantic mask of the picture.
@@ -271,13 +306,31 @@ class Sam(nn.Module):
             if has_mask:
                 masks = torch.cat([_hint_logits(prompts[index], frame, device) for index in indices])
             sparse, dense = self.prompt_encoder((points, labels) if points is not None else None, boxes, masks)
-            logits[indices], predicted_iou[indices] = self.mask_decoder(
-                features, image_positions, sparse, dense, multimask_output=True
+            logits[indices], predicted_iou[indices] = decode_masks(
+                self.mask_decoder, features, image_positions, sparse, dense
             )
         best = predicted_iou.argmax(dim=1)
         overruled = [-1 if prompt.candidate is None else prompt.candidate for prompt in prompts]
         choice = torch.tensor(overruled, dtype=torch.int64, device=device)
         return Guidance(prompts, logits, predicted_iou, torch.where(choice < 0, best, choice), frame)
+
+
+def _resized(prompt: Prompt, frame: Frame, smaller: Frame) -> Prompt:
+    """What the prompt says of the picture of one size, said of it at a smaller size."""
+    size = (smaller.height, smaller.width)
+    across, down = smaller.width / frame.width, smaller.height / frame.height
+    box, mask, strokes = prompt.box_xyxy_px, prompt.mask, prompt.scribbles
+    if mask is not None:
+        mask = F.interpolate(mask[None, None].float(), size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
+    if strokes is not None:
+        strokes = F.interpolate(strokes[None, None], size, mode="nearest-exact")[0, 0]
+    return replace(
+        prompt,
+        points_px=tuple((x * across, y * down) for x, y in prompt.points_px),
+        box_xyxy_px=box and tuple(side * (down if i % 2 else across) for i, side in enumerate(box)),
+        mask=mask,
+        scribbles=strokes,
+    )
 
 
 def _points_of(prompt: Prompt) -> tuple[list[tuple[float, float]], list[int]]:

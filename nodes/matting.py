@@ -7,7 +7,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..mam_model.matting import check_picture, merge_targets, predict_pyramid
+from ..mam_model.matting import check_picture, matte_targets
 from ..mam_model.prompt import Prompt, PromptError, PromptSet
 from . import sockets
 from .batch import check_same_size, frame_of, in_steps, masks, pair_count, pictures
@@ -52,8 +52,7 @@ class MattingAnything(io.ComfyNode):
         for index in in_steps(pair_count(image=image, prompt=prompt.frames)):
             embedding = embedding_of(frame_of(image, index), sam).embedding
             guidance = sam.network.decode(embedding, frame_of(prompt.frames, index))
-            pyramid = predict_pyramid(m2m.network, embedding, guidance)
-            mattes.add(guidance.prompts, guidance.scores, merge_targets(pyramid, guidance, options))
+            mattes.add(guidance.prompts, guidance.scores, matte_targets(m2m.network, embedding, guidance, options))
         return mattes.output()
 
 

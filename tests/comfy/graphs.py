@@ -84,9 +84,9 @@ def disc_picture(alpha: Tensor) -> Tensor:
     return (behind + alpha[..., None] * (subject - behind))[None]
 
 
-def count_calls(monkeypatch, owner, name: str) -> list:
-    """Lets `owner.name` work as before; one entry is added to the returned list per call."""
-    calls = []
+def count_calls(monkeypatch, owner, name: str, calls: list | None = None) -> list:
+    """Lets `owner.name` work as before; one entry is added per call to the returned list, `calls` if that is given."""
+    calls = [] if calls is None else calls
     original = getattr(owner, name)
 
     def counted(*args, **kwargs):

@@ -38,8 +38,10 @@ def decoded(comfyui, monkeypatch) -> list:
 
 @pytest.fixture
 def predicted(comfyui, monkeypatch) -> list:
-    """One entry per run of the Mask-to-Matte network."""
-    return count_calls(monkeypatch, comfyui.module("mam_model.m2m").FoldedMaskToMatte, "forward")
+    """One entry per target that Mask-to-Matte was run for, on the whole square or where the merge reads it."""
+    calls = count_calls(monkeypatch, comfyui.module("mam_model.m2m").FoldedMaskToMatte, "forward")
+    partial = comfyui.module("mam_model.partial").PartialPyramid
+    return count_calls(monkeypatch, partial, "__init__", calls)
 
 
 @pytest.fixture

@@ -43,14 +43,15 @@ OTHER_MERGE = {"guidance_mode": "alpha", "sides": "two", "width_os8": 3, "width_
     ],
     ids=["a box", "two targets", "an empty frame", "points", "points of two targets"],
 )
-def test_the_steps_together_give_exactly_what_the_whole_node_gives(comfy, workflow, prompt, settings):
+def test_the_steps_together_give_what_the_whole_node_gives(comfy, workflow, prompt, settings):
     graph = workflow(pictures(2, 32, 48), prompt)
     graph["mattes"]["inputs"].update(settings)
     graph["merged"]["inputs"].update(settings)
     run = comfy.run(graph)
     assert run.ok, run.error
     for slot in (0, 1):
-        assert torch.equal(run.output("mattes", slot), run.output("merged", slot))
+        # The whole node computes only what the merge reads, which rounds in another order.
+        torch.testing.assert_close(run.output("mattes", slot), run.output("merged", slot), atol=2e-5, rtol=0)
     assert run.output("mattes", 2) == run.output("merged", 2)
     assert run.output("mattes").max() > 0.1
 

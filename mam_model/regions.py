@@ -1,0 +1,134 @@
+"""Rectangles of a picture, and which of them a network has to compute so that certain pixels come out exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# What starting a network on one more rectangle costs, in cells that could be computed in that time.
+_START_COST = 100
+# Narrower rectangles are not cut any further.
+_SHORTEST_CUT = 24
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of pixels or of cells of a coarser grid; bottom and right are the first row and column outside."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @classmethod
+    def whole(cls, height: int, width: int) -> Window:
+        return cls(0, 0, height, width)
+
+    @classmethod
+    def around(cls, needed: np.ndarray) -> Window | None:
+        """The smallest window that holds every True of a bool [h, w]; None if there is none."""
+        rows, columns = np.flatnonzero(needed.any(axis=1)), np.flatnonzero(needed.any(axis=0))
+        if not len(rows):
+            return None
+        return cls(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.right)
+
+    def grown(self, margin: int, height: int, width: int) -> Window:
+        """Wider by `margin` on every side, as far as an area of `height` x `width` goes."""
+        return Window(
+            max(0, self.top - margin),
+            max(0, self.left - margin),
+            min(height, self.bottom + margin),
+            min(width, self.right + margin),
+        )
+
+    def trimmed(self, margin: int, outer: Window) -> Window:
+        """Narrower by `margin` on every side that does not lie on the edge of `outer`."""
+        return Window(
+            self.top + margin * (self.top > outer.top),
+            self.left + margin * (self.left > outer.left),
+            self.bottom - margin * (self.bottom < outer.bottom),
+            self.right - margin * (self.right < outer.right),
+        )
+
+    def finer(self, factor: int) -> Window:
+        """The same rectangle on a grid of `factor` times as many cells a side."""
+        return Window(self.top * factor, self.left * factor, self.bottom * factor, self.right * factor)
+
+    def coarser(self, factor: int) -> Window:
+        """The cells of a grid of `factor` times fewer cells a side that this rectangle touches."""
+        return Window(self.top // factor, self.left // factor, -(-self.bottom // factor), -(-self.right // factor))
+
+    def within(self, outer: Window) -> Window:
+        """The same rectangle counted from the top left corner of `outer`, in which it lies."""
+        return Window(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
+
+    def moved(self, rows: int, columns: int) -> Window:
+        return Window(self.top + rows, self.left + columns, self.bottom + rows, self.right + columns)
+
+    def of(self, array):
+        """That part of an array or tensor [..., h, w], without a copy."""
+        return array[..., self.top : self.bottom, self.left : self.right]
+
+
+def cover(needed: np.ndarray, halo: int, most_cells: int) -> list[Window]:
+    """Disjoint windows that hold every True, chosen so that computing them with their surroundings costs little.
+
+    A band along an edge leaves most of its bounding rectangle out, but each rectangle is computed with a halo. The
+    bounding rectangle is cut in halves, each shrunk to what is needed in it, as long as that costs less.
+
+    Args:
+        needed: bool [h, w].
+        halo: cells around a window that are computed with it.
+        most_cells: larger windows are cut in any case, so that their tensors stay small.
+    """
+
+    def cheapest(window: Window) -> tuple[int, list[Window]]:
+        shrunk = Window.around(window.of(needed))
+        if shrunk is None:
+            return 0, []
+        window = shrunk.moved(window.top, window.left)
+        whole = window.grown(halo, *needed.shape).area + _START_COST
+        if max(window.height, window.width) < 2 * _SHORTEST_CUT and window.area <= most_cells:
+            return whole, [window]
+        halves = [cheapest(half) for half in _halves(window)]
+        apart = sum(cost for cost, _ in halves)
+        if apart < whole or window.area > most_cells:
+            return apart, [part for _, parts in halves for part in parts]
+        return whole, [window]
+
+    return cheapest(Window.whole(*needed.shape))[1]
+
+
+def _halves(window: Window) -> tuple[Window, Window]:
+    if window.height >= window.width:
+        middle = window.top + window.height // 2
+        return (
+            Window(window.top, window.left, middle, window.right),
+            Window(middle, window.left, window.bottom, window.right),
+        )
+    middle = window.left + window.width // 2
+    return (
+        Window(window.top, window.left, window.bottom, middle),
+        Window(window.top, middle, window.bottom, window.right),
+    )
