@@ -23,6 +23,7 @@ _HOMES = {
     "PromptError": "prompt",
     "Scribble": "prompt",
     "estimate_foreground": "foreground",
+    "load_in_context_decoder": "checkpoint",
     "load_m2m": "checkpoint",
     "load_sam": "checkpoint",
     "matte_without_models": "classical",

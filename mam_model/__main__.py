@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A file name may hold letters that a Windows console or a redirected stdout cannot.
         sys.stdout.reconfigure(errors="backslashreplace")
     options = parser().parse_args(argv)
-    commands = {"matte": _matte, "convert": _convert, "list": _list_models, "download": _download}
+    commands = {"matte": _matte, "convert": _convert, "list": _list_models, "download": _download, "groups": _groups}
     try:
         return commands[options.command](options)
     except KeyboardInterrupt:
@@ -181,6 +181,27 @@ def _download(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _groups(options: argparse.Namespace) -> int:
+    from .in_context.groups import judged_in, score_groups, table
+
+    pictures = judged_in(options.folder, options.predictions, options.groups)
+    judged = [picture for picture in pictures if picture.predicted]
+    left_out = [picture.name for picture in pictures if not picture.predicted]
+    counted = 0
+
+    def done(picture) -> None:
+        nonlocal counted
+        counted += 1
+        if not options.quiet:
+            _say(f"[{counted}/{len(judged)}] {picture.name}")
+
+    scores = score_groups(judged, done)
+    if left_out:
+        _say(f"{len(left_out)} of {len(pictures)} pictures have no matte to judge: {', '.join(left_out)}.")
+    print(table(scores))
+    return DONE
+
+
 def _progress_bar() -> Callable[[int, int], None]:
     """Draws on one line of a terminal; into a file or pipe it writes a line for every tenth."""
     shown = -1
@@ -215,12 +236,14 @@ def _sentence(error: Exception) -> str | None:
 
     from .checkpoint import CheckpointError
     from .composite import ColorError
+    from .in_context.groups import GroupsError
     from .photo import PhotoError
     from .prompt import PromptError
 
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "The graphics card has not enough memory for this. Try --precision fp16 or --device cpu."
-    return str(error) if isinstance(error, (CheckpointError, ColorError, PhotoError, PromptError)) else None
+    ours = (CheckpointError, ColorError, GroupsError, PhotoError, PromptError)
+    return str(error) if isinstance(error, ours) else None
 
 
 def _say(sentence: str) -> None:

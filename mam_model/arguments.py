@@ -20,6 +20,7 @@ _ABOUT = f"""Soft mattes and cut-outs from photos, by pointing at the subject.
   {PROGRAM} matte photo.jpg --box 10 20 300 400 -o cut.png
   {PROGRAM} matte --help      how to point, which engines there are, many photos at once
   {PROGRAM} models            the published weights and where to get them
+  {PROGRAM} groups --help     how good the mattes of a test set are, group by group
 """
 
 _ABOUT_MATTE = f"""Cuts a subject out of a photo and writes it as a picture with soft alpha.
@@ -49,15 +50,31 @@ _EXAMPLES = f"""examples:
 
 """
 
+_ABOUT_GROUPS = """Measures mattes against true ones and gives the means of each group of pictures.
+
+layout of FOLDER, the true mattes:
+  FOLDER/alpha/NAME.png         as in ICM-57; FOLDER.json beside it (or in it, or --groups) says the groups as
+                                {"NAME": {"class": "dog"}, ...}; without it dog_00 and dog_01 are of the group dog
+  FOLDER/GROUP/alpha/NAME.png   one folder for each group; then the mattes to be judged lie in PREDICTIONS/GROUP
+  The folder alpha may be called mask. Folders image and trimap are not looked at.
+
+PREDICTIONS holds the mattes to be judged, under the same names and at the same sizes. Pictures without one, such as
+the reference of each group, are left out and named.
+
+units:
+  MSE is the mean squared difference (0..1), SAD the sum of absolute differences in thousands of pixels, Grad and Conn
+  are those of Rhemann et al. 2009 in thousands. All are taken over the whole picture."""
+
 
 def parser() -> argparse.ArgumentParser:
-    """Parses into a namespace with `command` ("matte", "convert", "list" or "download"), what was given to it, and
-    `refuse`, which says what is wrong with the usage and leaves with exit code 2."""
+    """Parses into a namespace with `command` ("matte", "convert", "list", "download" or "groups"), what was given to
+    it, and `refuse`, which says what is wrong with the usage and leaves with exit code 2."""
     whole = _taught(argparse.ArgumentParser, prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
     _add_matte(commands)
     _add_convert(commands)
     _add_models(commands)
+    _add_groups(commands)
     return whole
 
 
@@ -183,6 +200,16 @@ def _add_models(commands) -> None:
     download.add_argument(
         "--to", type=Path, metavar="FOLDER", help="default: its folder in the models of the ComfyUI at COMFYUI_PATH"
     )
+
+
+def _add_groups(commands) -> None:
+    about = "measure the mattes of a test set, group by group"
+    groups = _taught(commands.add_parser, "groups", help=about, description=_ABOUT_GROUPS, epilog=_EXIT_CODES)
+    groups.set_defaults(command="groups", refuse=groups.error)
+    groups.add_argument("folder", type=Path, metavar="FOLDER", help="the true mattes")
+    groups.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="the mattes to be judged")
+    groups.add_argument("--groups", type=Path, metavar="FILE", help="JSON that says the group of each picture")
+    groups.add_argument("--quiet", action="store_true", help="say only the results and what went wrong")
 
 
 def _length(text: str) -> Length:

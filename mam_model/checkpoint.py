@@ -7,6 +7,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from .published import sha256_of, sources
 
 if TYPE_CHECKING:
+    from .in_context.decoder import InContextDecoder
     from .m2m import MaskToMatte
     from .sam import Sam
 
@@ -29,6 +31,12 @@ _M2M_MARKS = ("layer2.0.conv1.module.weight_bar", "refine_OS8.0.weight", "refine
 # How the two networks are called inside a file that holds the whole of Matting Anything.
 _M2M_PREFIX = "m2m."
 _SAM_PREFIX = "seg_model."
+# In-Context Matting's trainer saves the decoder under the first, and its frozen diffusion model, if at all, under the
+# second.
+_DECODER_PREFIX = "in_context_decoder."
+_FROZEN_PREFIX = "feature_extractor."
+# No training program is known to name nearly as many classes in a checkpoint.
+_MOST_UNKNOWN_CLASSES = 100
 
 
 class CheckpointError(ValueError):
@@ -65,7 +73,7 @@ class Identity:
     name: str
 
 
-def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
+def read_state_dict(path: str | os.PathLike, *, allow_unknown_classes: bool = False) -> dict[str, Tensor]:
     """Reads the tensors of a checkpoint, whatever its suffix says.
 
     Understood are safetensors and PyTorch's files (zip and legacy). Where a training program saved more than the
@@ -73,6 +81,11 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     No code from the file is run. PyTorch's zip files are mapped, not copied, so the tensors need the file as long as
     they live.
 
+    Args:
+        allow_unknown_classes: whether a PyTorch file may name classes that PyTorch does not know, as PyTorch
+            Lightning's files do. They are neither imported nor run; whatever is made of them is left out. While such a
+            file is read, the names count as known for every `torch.load` in this process, so this is for programs of
+            their own. A file that calls what it names is refused all the same.
     Returns:
         Tensors by key, on the CPU, in the dtype of the file.
     Raises:
@@ -83,7 +96,26 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     if _is_safetensors(head):
         return _without_module_prefix(_read_safetensors(path))
     if head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
-        return _without_module_prefix(_weights_in(_read_pickle(path, is_zip=head.startswith(_ZIP_MAGIC)), path))
+        content = _read_pickle(path, head.startswith(_ZIP_MAGIC), allow_unknown_classes)
+        return _without_module_prefix(_weights_in(content, path))
+    raise CheckpointError(_what_it_is_instead(head, path))
+
+
+def check_safetensors(path: str | os.PathLike) -> None:
+    """Refuses a file that does not begin as a safetensors file does.
+
+    Raises:
+        CheckpointError: saying what the file is instead: a pickle, a web page, a git-lfs pointer, or nothing.
+    """
+    path = Path(path)
+    head = _head(path)
+    if _is_safetensors(head):
+        return
+    if head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
+        raise CheckpointError(
+            f"{path.name} is a PyTorch file under a wrong name, not safetensors. Convert it with "
+            f"`python -m mam_model convert {path.name} NEW.safetensors`, or get the file from its authors."
+        )
     raise CheckpointError(_what_it_is_instead(head, path))
 
 
@@ -124,7 +156,12 @@ _OTHER_MODELS = (
     ),
     (Kind.GROUNDING_DINO, "Grounding DINO, a text detector", ("bert.", "transformer.", "backbone.")),
     (Kind.GROUNDING_DINO, "Grounding DINO, a text detector", ("model.text_backbone.", "model.backbone.")),
-    (Kind.ICON_MATTING, "IconMatting, the decoder of In-Context Matting", ("in_context_decoder.",)),
+    (Kind.ICON_MATTING, "IconMatting, the decoder of In-Context Matting", (_DECODER_PREFIX,)),
+    (
+        Kind.ICON_MATTING,
+        "IconMatting, the decoder of In-Context Matting",
+        ("in_context_fusion.attn_module.", "detail_decoder."),
+    ),
 )
 
 
@@ -171,13 +208,41 @@ def load_m2m(path: str | os.PathLike) -> MaskToMatte:
     return _filled(network, _under(_M2M_PREFIX, state_dict), path, identity, "mam")
 
 
+def load_in_context_decoder(path: str | os.PathLike) -> InContextDecoder:
+    """Builds the decoder of In-Context Matting of a file, from its authors or converted.
+
+    Smaller decoders of the same architecture will do too. A frozen diffusion model in the file is left out.
+
+    Returns:
+        The network in float32 and eval mode, without gradients, on the CPU, independent of the file.
+    Raises:
+        CheckpointError: no such decoder in the file, or not all of it.
+    """
+    from .in_context.decoder import DecoderConfig, InContextDecoder
+
+    wanted, folder = "the decoder of In-Context Matting", "in_context_matting"
+    state_dict, identity = _read_one_of(path, (Kind.ICON_MATTING,), wanted, folder)
+    weights = {
+        key.removeprefix(_DECODER_PREFIX): tensor
+        for key, tensor in state_dict.items()
+        if not key.startswith(_FROZEN_PREFIX)
+    }
+    try:
+        config = DecoderConfig.from_state_dict(weights)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(_incomplete(path, identity, f"its size cannot be read off ({error})", folder)) from error
+    with torch.device("meta"):
+        network = InContextDecoder(config)
+    return _filled(network, weights, path, identity, folder)
+
+
 def convert(src: str | os.PathLike, dst: str | os.PathLike, *, overwrite: bool = False) -> str:
     """Writes the weights of a checkpoint as safetensors, in their own dtype, with a note of what they are.
 
     The file appears under its name only when it is complete.
 
     Args:
-        src: any file that `read_state_dict` reads and `identify` knows.
+        src: any file that `read_state_dict` reads, unknown classes allowed, and `identify` knows.
         dst: the file to write, ending in .safetensors.
         overwrite: whether an existing `dst` may be replaced.
     Returns:
@@ -193,7 +258,7 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, *, overwrite: bool =
         raise CheckpointError(f"{dst.name} has to end in .safetensors, because that is what will be written.")
     if dst.exists() and not overwrite:
         raise CheckpointError(f"{dst} exists already and was left as it is. Choose another name, or allow overwriting.")
-    state_dict = read_state_dict(src)
+    state_dict = read_state_dict(src, allow_unknown_classes=True)
     identity = identify(state_dict)
     if identity.kind is Kind.UNKNOWN:
         raise CheckpointError(f"{src.name} was not converted: it is {identity.name}.")
@@ -262,23 +327,70 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(_damaged(path, error)) from error
 
 
-def _read_pickle(path: Path, *, is_zip: bool) -> object:
+class _CallError(Exception):
+    """A file wants the class or function of this name to be called."""
+
+
+class _Uncallable(type):
+    """The type of what stands for an unknown class while a file is read: it can be named, not called."""
+
+    def __call__(cls, *args, **kwargs):
+        raise _CallError(f"{cls.__module__}.{cls.__name__}")
+
+
+class _Nothing:
+    """An object of an unknown class. It takes whatever a file says of it and keeps nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return object.__new__(cls)
+
+    def __setstate__(self, state):
+        pass
+
+
+def _stand_in(name: str) -> type:
+    """What a file gets when it names the class `name`, "module.Class"."""
+    # PyTorch leaves the module out of what it says about builtins.
+    module, _, short = name.rpartition(".") if "." in name else ("builtins", ".", name)
+    return _Uncallable(short, (_Nothing,), {"__module__": module})
+
+
+def _read_pickle(path: Path, is_zip: bool, allow_unknown_classes: bool) -> object:
     if is_zip:
         _check_zip(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"\bGLOBAL (\S+)", str(error))
-        if wanted is None and "Unsupported operand" not in str(error):
+    stand_ins: dict[str, type] = {}
+    while True:
+        try:
+            with torch.serialization.safe_globals(list(stand_ins.values())) if stand_ins else nullcontext():
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        except _CallError as error:
+            raise CheckpointError(_refusal(path, f"asks Python to call {error}")) from error
+        except pickle.UnpicklingError as error:
+            found = re.search(r"\bGLOBAL (\S+)", str(error))
+            if found is None and "Unsupported operand" not in str(error) and not stand_ins:
+                raise CheckpointError(_damaged(path, error)) from error
+            wanted = found and found[1].rstrip(".,")
+            # A name that is asked for again was refused for another reason than that it is unknown.
+            if allow_unknown_classes and wanted and wanted not in stand_ins and len(stand_ins) < _MOST_UNKNOWN_CLASSES:
+                stand_ins[wanted] = _stand_in(wanted)
+                continue
+            refusal = _refusal(path, f"asks Python for {wanted}" if wanted else "holds more than numbers")
+            if not allow_unknown_classes:
+                refusal += (
+                    f" If it only names code without calling it, `python -m mam_model convert {path.name} "
+                    "NEW.safetensors` takes its weights out, still without running anything."
+                )
+            raise CheckpointError(refusal) from error
+        except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
             raise CheckpointError(_damaged(path, error)) from error
-        complaint = f"asks Python for {wanted[1].rstrip('.,')}" if wanted else "holds more than numbers"
-        raise CheckpointError(
-            f"{path.name} was not loaded, because it {complaint}, which weights do not need. A file that asks for code "
-            "can run any program, so nothing of it was run. Get the file from its authors, as safetensors if there is "
-            "such a version."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise CheckpointError(_damaged(path, error)) from error
+
+
+def _refusal(path: Path, complaint: str) -> str:
+    return (
+        f"{path.name} was not loaded, because it {complaint}, which weights do not need. A file that asks for code can "
+        "run any program, so nothing of it was run. Get the file from its authors, as safetensors if there is such a "
+        "version."
+    )
 
 
 def _check_zip(path: Path) -> None:

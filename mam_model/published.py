@@ -45,9 +45,9 @@ class PublishedFile:
     Attributes:
         name: the file's name, as published.
         purpose: what it is for, in a few words.
-        folder: ComfyUI's model folder that it belongs into: "sams" or "mam".
+        folder: ComfyUI's model folder that it belongs into: "sams", "mam", "in_context_matting" or "checkpoints".
         size_bytes: its size; exact when `size_is_exact`, else what its contents add up to.
-        licence: the licence of the weights (SPDX).
+        licence: the licence of the weights (SPDX where it has a name there).
         page: the page on which a person finds it.
         url: where a program gets it, or None.
         sha256: hex digest of the whole file, or None where nobody published one.
@@ -146,7 +146,123 @@ PUBLISHED = (
         page=_MAM_DRIVE,
         size_is_exact=False,
     ),
+    PublishedFile(
+        # The authors' page links a folder of Baidu Pan without naming the file, so this name is ours. The licence is
+        # that of their code; the size is that of the weights alone.
+        name="in_context_matting.ckpt",
+        purpose=(
+            "decoder of In-Context Matting (IconMatting), under any name; only on Baidu Pan, by a link on the page "
+            "that has broken more than once"
+        ),
+        folder="in_context_matting",
+        size_bytes=84_400_000,
+        licence="MIT",
+        page="https://github.com/tiny-smart/in-context-matting",
+        size_is_exact=False,
+    ),
+    PublishedFile(
+        name="v2-1_768-ema-pruned.safetensors",
+        purpose="Stable Diffusion 2.1 (768 v): UNet, VAE and text encoder for In-Context Matting",
+        folder="checkpoints",
+        size_bytes=5_214_604_494,
+        licence="CreativeML Open RAIL++-M",
+        page="https://huggingface.co/Comfy-Org/stable_diffusion_2.1_repackaged",
+        url="https://huggingface.co/Comfy-Org/stable_diffusion_2.1_repackaged/resolve/"
+        "8d27621fb498ec792a967f0a0a189e6565276f4a/v2-1_768-ema-pruned.safetensors",
+        sha256="dcd690123cfc64383981a31d955694f6acf2072a80537fdb612c8e58ec87a8ac",
+    ),
+    PublishedFile(
+        name="v2-1_768-ema-pruned-fp16.safetensors",
+        purpose="the same in half precision, half the size",
+        folder="checkpoints",
+        size_bytes=2_610_000_000,
+        licence="CreativeML Open RAIL++-M",
+        page="https://huggingface.co/webui/stable-diffusion-2-1",
+        size_is_exact=False,
+    ),
 )
+
+
+@dataclass(frozen=True)
+class PublishedFolder:
+    """A model that its authors published as several files, which have to lie together in a folder.
+
+    Attributes:
+        name: the folder's name.
+        purpose: what it is for, in a few words.
+        folder: ComfyUI's model folder that the folder belongs into.
+        page: the page on which a person finds the files.
+        files: all that is needed, the weights last; each with a `url` and a sha256.
+    """
+
+    name: str
+    purpose: str
+    folder: str
+    page: str
+    files: tuple[PublishedFile, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def size(self) -> str:
+        """The size for people: "690 MB"."""
+        return f"{self.size_bytes / 1e6:.0f} MB"
+
+
+def _grounding_dino(
+    name: str, purpose: str, revision: str, config: tuple[int, str], weights: tuple[int, str]
+) -> PublishedFolder:
+    """Both published sizes differ in configuration and weights (bytes, sha256) alone."""
+    page = f"https://huggingface.co/IDEA-Research/{name}"
+    hashes = {
+        "config.json": config,
+        "preprocessor_config.json": (457, "8454179ba95e2ad22947835aad7b45862a601fc0055ab88bf1ee70892d3aea60"),
+        "tokenizer_config.json": (1_237, "d40ab645b68211910b9170d22433d43186a6ec8ee6fd10ba170524b25bf4fb56"),
+        "vocab.txt": (231_508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+        "model.safetensors": weights,
+    }
+    files = tuple(
+        PublishedFile(
+            name=file,
+            purpose=purpose,
+            folder=f"grounding-dino/{name}",
+            size_bytes=size_bytes,
+            licence="Apache-2.0",
+            page=page,
+            url=f"{page}/resolve/{revision}/{file}",
+            sha256=sha256,
+        )
+        for file, (size_bytes, sha256) in hashes.items()
+    )
+    return PublishedFolder(name, purpose, "grounding-dino", page, files)
+
+
+TEXT_DETECTORS = (
+    _grounding_dino(
+        "grounding-dino-tiny",
+        "Grounding DINO with Swin-T: finds what a text describes; the smallest and fastest",
+        "a2bb814dd30d776dcf7e30523b00659f4f141c71",
+        config=(1_644, "eec82c5ab66e16df12a9a212e68ac011779927c2536cf9078658e35d85f0c67a"),
+        weights=(689_359_096, "1a2412ef99bd74bcd3c2a246fa1e48581f8889a1300c9051974741314fc042f3"),
+    ),
+    _grounding_dino(
+        "grounding-dino-base",
+        "Grounding DINO with Swin-B: finds what a text describes",
+        "12bdfa3120f3e7ec7b434d90674b3396eccf88eb",
+        config=(1_737, "eda416dae6f49419ff831b1c190ec430a060b19aae688dbaf2425a075b650608"),
+        weights=(933_400_872, "5548f844c928c4b6f411fa8cbcc2bfa8dbbba437cb1d513975519f93c2a9ed21"),
+    ),
+)
+
+
+def text_detector_sources() -> str:
+    """A sentence that says which text detectors were published and where a person gets them."""
+    offers = [f"{model.name} ({model.size}) from {model.page}" for model in TEXT_DETECTORS]
+    names = ", ".join(file.name for file in TEXT_DETECTORS[0].files)
+    return f"Get {' or '.join(offers)}, and put {names} into a folder of its own in ComfyUI's models/grounding-dino."
 
 
 def published_file(name: str) -> PublishedFile:
@@ -166,7 +282,7 @@ def sources(folder: str) -> str:
     """A sentence that says which published files belong into a model folder and where a person gets them.
 
     Args:
-        folder: "sams" or "mam".
+        folder: "sams", "mam", "in_context_matting" or "checkpoints".
     """
     offers = []
     for page, files in groupby((file for file in PUBLISHED if file.folder == folder), key=lambda file: file.page):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
 from collections.abc import Sequence
 
@@ -127,6 +128,44 @@ def prompts_and_masks(embedding: Embedding, guidance: Guidance) -> Tensor:
         if prompt.scribbles is not None and (prompt.scribbles == Scribble.NONE).any():
             _draw_strokes(drawn, prompt.scribbles, color)
     return torch.from_numpy(np.array(drawn)).float() / 255
+
+
+def numbered_instances(embedding: Embedding, guidance: Guidance) -> Tensor:
+    """The targets of one picture: each hard mask tinted in a colour of its own, with its number, from 0, well inside.
+
+    Returns:
+        float [content_height, content_width, 3].
+    """
+    import cv2
+
+    picture, frame = embedding.content.float() / 255, guidance.frame
+    marks = []
+    for number, logits in enumerate(guidance.chosen_logits):
+        square = F.interpolate(logits[None], (frame.side, frame.side), mode="bilinear")[0, 0].cpu()
+        mask = square[: frame.content_height, : frame.content_width] > 0
+        color = instance_color(number)
+        picture = tinted(picture, mask.float(), color)
+        # Padded, so that the picture's border counts as the mask's too and no number is cut off there.
+        depth = cv2.distanceTransform(F.pad(mask, (1, 1, 1, 1)).to(torch.uint8).numpy(), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        marks.append((int(column), int(row), str(number), tuple(round(255 * part) for part in color)))
+    drawn = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    pen = ImageDraw.Draw(drawn)
+    text_px = max(11, max(drawn.size) // 36)
+    font = ImageFont.load_default(text_px)
+    for x, y, text, color in marks:
+        radius = 0.5 * font.getlength(text) + 0.4 * text_px
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill="white", outline=color, width=3)
+        pen.text((x, y), text, fill=(20, 20, 20), font=font, anchor="mm")
+    return torch.from_numpy(np.array(drawn)).float() / 255
+
+
+def instance_color(number: int) -> tuple[float, float, float]:
+    """A colour for each instance: the colours of targets first, then hues far from those before them."""
+    if number < len(TARGET_COLORS):
+        return TARGET_COLORS[number]
+    # Steps of the golden ratio never come back to where they were.
+    return colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.6 + 0.3 * (number % 2), 0.95 - 0.25 * (number % 3 == 0))
 
 
 def _draw_strokes(drawn: Image.Image, scribbles: Tensor, color: tuple[int, int, int]) -> None:

@@ -26,6 +26,8 @@ def _make_importable(name: str, file: Path) -> None:
 
 
 _make_importable("checkpoints", TESTS / "checkpoints.py")
+_make_importable("diffusion_checkpoints", TESTS / "diffusion_checkpoints.py")
+_make_importable("grounding_dino", TESTS / "grounding_dino.py")
 _make_importable("comfyui_server", TESTS.parent / "scripts" / "comfyui_server.py")
 
 
@@ -61,6 +63,22 @@ def tiny_m2m_file(tmp_path_factory) -> Path:
     import checkpoints
 
     return checkpoints.save_tiny_m2m(tmp_path_factory.mktemp("tiny") / "tiny_m2m.pth")
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusion_file(tmp_path_factory) -> Path:
+    """A small Stable Diffusion 2.1 in one file, with seeded random weights. Link to it: copying fills its holes."""
+    import diffusion_checkpoints
+
+    return diffusion_checkpoints.save_diffusion_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny_sd21.safetensors")
+
+
+@pytest.fixture(scope="session")
+def tiny_in_context_file(tmp_path_factory) -> Path:
+    """A decoder of In-Context Matting for `tiny_diffusion_file`, in the authors' format, with seeded random weights."""
+    import diffusion_checkpoints
+
+    return diffusion_checkpoints.save_in_context_decoder(tmp_path_factory.mktemp("tiny") / "tiny_icm.ckpt")
 
 
 @pytest.fixture

@@ -347,8 +347,8 @@ def test_a_file_without_a_url_is_accepted_when_a_person_brought_it(tmp_path):
 def test_whatever_can_be_downloaded_can_be_verified():
     assert len({file.name for file in PUBLISHED}) == len(PUBLISHED)
     for file in PUBLISHED:
-        assert file.folder in ("sams", "mam")
-        assert file.licence in ("Apache-2.0", "MIT")
+        assert file.folder in ("sams", "mam", "in_context_matting", "checkpoints")
+        assert file.licence in ("Apache-2.0", "MIT", "CreativeML Open RAIL++-M")
         assert file.page.startswith("https://")
         if file.url is not None:
             assert file.url.startswith("https://") and file.url.endswith("/" + file.name)
