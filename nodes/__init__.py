@@ -12,12 +12,44 @@ class MattingExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         try:
-            from . import compositing, edges, instances, loaders, matting, measuring, prompts, steps
+            from server import PromptServer
+
+            from . import (
+                compositing,
+                edges,
+                editor,
+                everything,
+                in_context,
+                instances,
+                loaders,
+                matting,
+                measuring,
+                prompts,
+                routes,
+                steps,
+                text,
+            )
+
+            # Before the server listens; there is none when somebody runs ComfyUI's executor alone.
+            routes.register(getattr(PromptServer, "instance", None))
         except Exception:
             # ComfyUI reports a pack that fails to load in one line without a traceback.
             logging.exception("Matting Anything could not be loaded.")
             raise
-        families = (loaders, prompts, steps, matting, instances, edges, compositing, measuring)
+        families = (
+            loaders,
+            prompts,
+            editor,
+            text,
+            steps,
+            matting,
+            everything,
+            in_context,
+            instances,
+            edges,
+            compositing,
+            measuring,
+        )
         return [node for family in families for node in family.NODES]
 
 

@@ -108,11 +108,16 @@ class MatteBatch:
         """float [B, H, W], one matte per frame, all its targets together."""
         return torch.stack(self._frames)
 
-    def output(self) -> io.NodeOutput:
-        """The outputs of MATTE_OUTPUTS, with the mattes shown on the node."""
+    @property
+    def results(self) -> tuple[Tensor, Tensor, Instances]:
+        """What MATTE_OUTPUTS promise."""
         frames = self.frames
         # Most pictures have one target: then both outputs are one tensor, because ComfyUI keeps every output in memory.
         one_each = all(len(instances) == 1 for instances in self._instances)
         instances = frames if one_each else torch.cat(self._instances)
-        index = Instances(tuple(self._entries), len(self._frames))
-        return io.NodeOutput(frames, instances, index, ui=show_alphas(frames))
+        return frames, instances, Instances(tuple(self._entries), len(self._frames))
+
+    def output(self) -> io.NodeOutput:
+        """The outputs of MATTE_OUTPUTS, with the mattes shown on the node."""
+        results = self.results
+        return io.NodeOutput(*results, ui=show_alphas(results[0]))

@@ -11,14 +11,14 @@ from torch import Tensor
 from ..mam_model import view
 
 # A long clip would spend more time on previews than on mattes.
-_MOST_FRAMES = 16
+MOST_FRAMES = 16
 _LONGEST_SIDE_PX = 1024
 
 
 def show(pictures: Iterable[Tensor]) -> dict:
     """The node's own picture view, showing the first pictures [h, w, 3]; the rest is not even made."""
     saved = []
-    for picture in islice(pictures, _MOST_FRAMES):
+    for picture in islice(pictures, MOST_FRAMES):
         small = view.reduced(picture.float().cpu(), _LONGEST_SIDE_PX)
         saved += ui.ImageSaveHelper.save_images(
             small[None], "mam_preview", io.FolderType.temp, cls=None, compress_level=1

@@ -8,6 +8,9 @@ from comfy_api.v0_0_2 import io
 Sam = io.Custom("MAM_SAM")
 M2M = io.Custom("MAM_M2M")
 
+# models.SharedTextDetector, likewise.
+TextDetector = io.Custom("MAM_TEXT_DETECTOR")
+
 # mam_model.prompt.PromptSet: for every frame, or once for all, a prompt per target.
 Prompt = io.Custom("MAM_PROMPT")
 
@@ -22,6 +25,12 @@ Alphas = io.Custom("MAM_ALPHAS")
 
 # mam_model.instances.Instances: which matte belongs to which target of which frame.
 Instances = io.Custom("MAM_INSTANCES")
+
+# in_context.InContextModel: a diffusion model that was found fit, with the decoder that works on its features.
+InContextModel = io.Custom("ICM_MODEL")
+
+# in_context.SharedReference: what to look for, as features of one or more reference pictures.
+InContextReference = io.Custom("ICM_REFERENCE")
 
 # Boxes as core and other packs give them; dialects.py reads them all. io.BoundingBox.Input would put a default box of
 # 512 x 512 into API prompts that leave it out.

@@ -81,6 +81,13 @@ def dangerous_calls(source: str) -> list[str]:
     return found
 
 
+def ways_to_files(source: str) -> list[str]:
+    """Calls that reach the disk by a name."""
+    called = [ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    last = {"open", "Path", "FileResponse", "load", "read_text", "read_bytes", "listdir", "get_annotated_filepath"}
+    return [name for name in called if name.split(".")[-1] in last]
+
+
 def model_code(script: str) -> list[str]:
     """Words by which a web script would show that it knows networks or weights."""
     return re.findall(r"mam_model|segment.?anything|state_dict|\.pth\b|\.safetensors\b|\btorch\b", script)
@@ -145,6 +152,26 @@ def test_our_packages_import_each_other_by_relative_names():
 def test_the_nodes_know_no_page():
     assert imports_of_the_page("from ..web import x") == ["web"]
     assert offences(NODES, imports_of_the_page) == {}
+
+
+# What answers the page while ComfyUI's own thread may be at work, and what every answer goes through.
+BESIDE_COMFYUI = [ROOT / "nodes" / name for name in ("routes.py", "live.py", "drawing.py")]
+
+
+def test_what_answers_the_page_knows_no_comfyui():
+    """ComfyUI's memory management may be used by the thread of its queue alone."""
+    assert all(path.is_file() for path in BESIDE_COMFYUI)
+    assert offences(BESIDE_COMFYUI, imports_of_comfyui) == {}
+
+
+def test_the_routes_know_neither_networks_nor_files():
+    source = (ROOT / "nodes" / "routes.py").read_text(encoding="utf-8")
+    known = {name for _, name in imports(source)} - set(sys.stdlib_module_names)
+    assert {name for name in known if "mam_model" in name} == {"mam_model.prompt"}
+    assert known - {"mam_model.prompt"} == {"aiohttp", "live", "drawing"}
+    assert ways_to_files("open(name)") == ["open"]
+    assert ways_to_files("web.FileResponse(pathlib.Path(name))") == ["web.FileResponse", "pathlib.Path"]
+    assert offences(BESIDE_COMFYUI, ways_to_files) == {}
 
 
 def test_the_page_knows_no_model():

@@ -1,4 +1,4 @@
-"""The interface in other languages: locales/<language>/nodeDefs.json says all that the nodes say, and as exactly."""
+"""The interface in other languages: locales/<language> says all that nodes, editor, settings and commands say."""
 
 from __future__ import annotations
 
@@ -9,25 +9,108 @@ from pathlib import Path
 
 import pytest
 
-LOCALES = Path(__file__).resolve().parents[2] / "locales"
+ROOT = Path(__file__).resolve().parents[2]
+LOCALES = ROOT / "locales"
+SCRIPTS_OF_THE_PAGE = ROOT / "web" / "js"
 PROMISED = {"de", "es", "fr", "ja", "ko", "ru", "zh"}
 LANGUAGES = sorted(PROMISED | {folder.name for folder in LOCALES.glob("*/")})
 
 # Labels that may read as in English, whatever their case: names of models and measures, coordinates, and the words of
 # the field that a language has taken over.
 NAMES = {"sam", "m2m", "x", "y", "sad", "mse", "mad", "grad", "conn", "imq", "matting anything"}
+NAMES |= {"vae", "clip", "in-context matting"}
 LOANWORDS = {
-    "de": "alpha alphas band composite embedding frame guidance index position prompt prompts trimap".split(),
-    "es": "color embedding prompt prompts trimap".split(),
-    "fr": "alpha alphas embedding image index instances position prompt prompts trimap".split(),
+    "de": (
+        "alpha alphas band composite detector embedding ensemble frame guidance index position prompt prompts seed "
+        "text trimap"
+    ).split(),
+    "es": "color detector embedding prompt prompts trimap".split(),
+    "fr": "alpha alphas embedding ensemble image index instances mode position prompt prompts trimap".split(),
     "zh": ["alpha"],
 }
+UNITS = {"ms"}
 SCRIPTS = {"ja": r"[\u3040-\u30ff]", "ko": r"[\uac00-\ud7af]", "ru": r"[\u0400-\u04ff]", "zh": r"[\u4e00-\u9fff]"}
 ENGLISH_ONLY = re.compile(r"(?<![\w-])(the|of|which|where|from|with|what|its|it)(?![\w-])", re.IGNORECASE)
 
 
-def read(language: str) -> dict:
-    return json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
+LITERAL = r'"(?:[^"\\]|\\.)*"(?:\s*\+\s*"(?:[^"\\]|\\.)*")*'
+
+
+def read(language: str, name: str = "nodeDefs") -> dict:
+    return json.loads((LOCALES / language / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def unquoted(literal: str) -> str:
+    """The text of a JavaScript string, or of several joined by +."""
+    return "".join(json.loads(part) for part in re.findall(r'"(?:[^"\\]|\\.)*"', literal))
+
+
+def editor_texts() -> dict[str, str]:
+    """Key -> English text, of the objects of texts in the editor's modules."""
+    found = {}
+    for module in sorted((SCRIPTS_OF_THE_PAGE / "editor").glob("texts*.mjs")):
+        script = module.read_text(encoding="utf-8")
+        for body in re.findall(r"const \w+ = (?:Object\.freeze\()?\{\n(.*?)\n\}\)?;", script, re.DOTALL):
+            entries = re.findall(rf"^  (\w+):\s*({LITERAL}),$", body, re.MULTILINE)
+            assert [key for key, _ in entries] == re.findall(r"^  (\w+):", body, re.MULTILINE), module.name
+            assert found.keys().isdisjoint(key for key, _ in entries), module.name
+            found |= {key: unquoted(literal) for key, literal in entries}
+    return found
+
+
+def page_settings() -> dict:
+    """What the settings say, in the form of settings.json: the interface looks for "A.b" under "A_b"."""
+    script = (SCRIPTS_OF_THE_PAGE / "matting.js").read_text(encoding="utf-8")
+    calls = re.findall(
+        rf"^ +setting\(\s*({LITERAL}),\s*({LITERAL}),\s*({LITERAL}),\s*\{{(.*?)\}},\s*\(value\)",
+        script,
+        re.DOTALL | re.MULTILINE,
+    )
+    assert len(calls) == len(re.findall(r"^ +setting\(", script, re.MULTILINE))
+    settings = {}
+    for name, label, tooltip, rest in calls:
+        entry = {"name": unquoted(label), "tooltip": unquoted(tooltip)}
+        options = re.search(r"options: \[(.*?)\]", rest)
+        if options is not None:
+            values = [unquoted(literal) for literal in re.findall(LITERAL, options[1])]
+            entry["options"] = {value.replace(".", "_"): value for value in values}
+        settings[f"MattingAnything_{unquoted(name)}"] = entry
+    return settings
+
+
+def page_commands() -> dict:
+    """What the commands say, in the form of commands.json."""
+    script = (SCRIPTS_OF_THE_PAGE / "matting.js").read_text(encoding="utf-8")
+    commands = re.findall(rf"\{{\s*id: ({LITERAL}),\s*label: ({LITERAL}),", script)
+    assert len(commands) == len(re.findall(r"\blabel: \"", script))
+    return {unquoted(name).replace(".", "_"): {"label": unquoted(label)} for name, label in commands}
+
+
+def page_texts() -> dict[str, dict]:
+    """File of a language -> all that the editor's page says in English, in the form of that file."""
+    return {
+        "main": {"settingsCategories": {"Prompt Editor": "Prompt Editor"}, "mattingAnything": editor_texts()},
+        "settings": page_settings(),
+        "commands": page_commands(),
+    }
+
+
+def page_strings() -> dict[tuple[str, ...], str]:
+    return {(name, *path): text for name, texts in page_texts().items() for path, text in flat(texts).items()}
+
+
+def translated_page(language: str) -> dict[tuple[str, ...], str]:
+    strings = {(name, *path): text for name in page_texts() for path, text in flat(read(language, name)).items()}
+    return {path: text for path, text in strings.items() if path[1] != "nodeCategories"}
+
+
+def gaps(text: str) -> list[str]:
+    return sorted(re.findall(r"\{\w+\}", text))
+
+
+def keys_of_the_keyboard(text: str) -> set[str]:
+    """ "V", "Ctrl+Z", "Shift", "[": what a text tells to press. "A" and "I" are words of a sentence."""
+    return {*re.findall(r"Ctrl\+(?:Shift\+)?[A-Z]|Shift|(?<!\+)\b[B-HJ-Z]\b|[\[\]]", text)}
 
 
 def flat(definitions: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
@@ -107,11 +190,17 @@ def says(text: str, words: str) -> bool:
     return re.search(rf"(?<![A-Za-z0-9_]){re.escape(words)}(?![A-Za-z0-9_])", text) is not None
 
 
+def examples(text: str) -> list[str]:
+    """Quoted words: what an input reads, which is the same in every language."""
+    return re.findall(r'"([a-zA-Z][^"\[\]{}]*)"(?!:)', text)
+
+
 def exact_terms(text: str) -> set[str]:
     """What every language writes alike: numbers, examples in JSON, file names, types, names of models and formats."""
     return {
         *re.findall(r"\d+", text),
         *re.findall(r"\[\{.*?\}\]", text),
+        *examples(text),
         *re.findall(r"\bmodels/\w+|\bmam_\w+(?:\.pth)?", text),
         *re.findall(r"\b\w*[A-Z]\w*[A-Z]\w*\b", text),
     }
@@ -152,11 +241,12 @@ class TestLanguage:
         ]
         assert left == []
 
-    def test_its_sentences_are_in_its_own_words(self, language, phrases):
+    def test_its_sentences_are_in_its_own_words(self, language, phrases, english):
+        said = flat(english)
         for path, text in flat(read(language)).items():
             if path[-1] not in ("description", "tooltip"):
                 continue
-            for phrase in phrases:
+            for phrase in (*phrases, *examples(said.get(path, ""))):
                 text = text.replace(phrase, "")
             assert re.search(SCRIPTS.get(language, "[a-z]"), text), path
             assert not ENGLISH_ONLY.search(text), path
@@ -204,12 +294,93 @@ class TestLanguage:
         for path, text in flat(read(language)).items():
             assert path[-1] == "tooltip" or not re.search(r"[{}@|]", text), path
 
-    def test_its_file_is_written_as_all_are(self, language):
-        text = (LOCALES / language / "nodeDefs.json").read_bytes().decode("utf-8")
+    @pytest.mark.parametrize("name", ["nodeDefs", "main", "settings", "commands"])
+    def test_its_files_are_written_as_all_are(self, language, name):
+        text = (LOCALES / language / f"{name}.json").read_bytes().decode("utf-8")
         assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
         assert unicodedata.is_normalized("NFC", text)
 
     def test_comfyui_offers_it(self, language, comfyui):
         from app.custom_node_manager import CustomNodeManager
 
-        assert CustomNodeManager().build_translations()[language]["nodeDefs"].items() >= read(language).items()
+        offered = CustomNodeManager().build_translations()[language]
+        for name in ("nodeDefs", "settings", "commands"):
+            assert offered[name].items() >= read(language, name).items()
+        for section, texts in read(language, "main").items():
+            assert offered[section].items() >= texts.items()
+
+
+def test_the_english_texts_of_the_page_are_found():
+    assert editor_texts()["undo"] == "Undo (Ctrl+Z)"
+    assert editor_texts()["engineClassical"] == "Without models"
+    assert editor_texts()["previewOldServer"].endswith("start ComfyUI again. Running the workflow works as before.")
+    assert page_settings()["MattingAnything_PointSize"]["name"] == "Point size"
+    assert page_settings()["MattingAnything_LiveEngine"]["options"] == {
+        way: way for way in ("automatic", "worker", "queue")
+    }
+    assert page_commands()["MattingAnything_MatteThisImage"] == {"label": "Matte this image"}
+    assert keys_of_the_keyboard("A tool (H, or hold Space), Redo (Ctrl+Shift+Z)") == {"H", "Ctrl+Shift+Z"}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+class TestLanguageOfTheEditor:
+    def test_every_text_setting_and_command_is_translated_and_nothing_else(self, language):
+        translated, wanted = translated_page(language), page_strings()
+        assert [path for path in wanted if path not in translated] == [], "shown in English"
+        assert [path for path in translated if path not in wanted] == [], "never shown"
+        assert list(translated) == list(wanted)
+
+    def test_no_text_is_empty(self, language):
+        for path, text in translated_page(language).items():
+            assert isinstance(text, str) and text and text == text.strip(), path
+
+    def test_no_text_is_left_in_english(self, language):
+        alike, said = NAMES | UNITS | set(LOANWORDS.get(language, ())), page_strings()
+        left = [
+            (path, text)
+            for path, text in translated_page(language).items()
+            if path in said and text.casefold() == said[path].casefold()
+            if (words := re.sub(r"\{\w+\}", "", text).strip(" ,.:%…").casefold()) and words not in alike
+        ]
+        assert left == []
+
+    def test_its_texts_are_in_its_own_words(self, language):
+        alike = NAMES | UNITS | set(LOANWORDS.get(language, ()))
+        for path, text in translated_page(language).items():
+            words = re.sub(r"\{\w+\}", "", text).strip(" ,.:%…")
+            if words and words.casefold() not in alike:
+                assert re.search(SCRIPTS.get(language, "[a-z]"), words), path
+                assert not ENGLISH_ONLY.search(words), path
+
+    def test_what_is_filled_in_has_its_place(self, language):
+        translated = translated_page(language)
+        lost = [(path, text) for path, text in page_strings().items() if gaps(translated.get(path, text)) != gaps(text)]
+        assert lost == []
+
+    def test_the_keys_to_press_are_those_of_the_editor(self, language):
+        translated = translated_page(language)
+        lost = [
+            (path, text)
+            for path, text in page_strings().items()
+            if path in translated and keys_of_the_keyboard(translated[path]) != keys_of_the_keyboard(text)
+        ]
+        assert lost == []
+
+    def test_one_text_has_one_translation(self, language):
+        translated, translations = translated_page(language), {}
+        for path, text in page_strings().items():
+            if path in translated:
+                translations.setdefault(text.casefold(), set()).add(translated[path].casefold())
+        assert [several for several in translations.values() if len(several) > 1] == []
+
+    def test_the_options_of_a_setting_are_explained_under_the_names_it_shows(self, language):
+        settings = read(language, "settings")
+        for setting_id, said in page_settings().items():
+            for key, option in said.get("options", {}).items():
+                shown, tooltip = settings[setting_id]["options"][key], settings[setting_id]["tooltip"]
+                assert not says(said["tooltip"], option) or shown.casefold() in tooltip.casefold(), setting_id
+
+    def test_settings_and_commands_hold_nothing_that_the_interface_would_fill_in(self, language):
+        for name in ("settings", "commands"):
+            for path, text in flat(read(language, name)).items():
+                assert not re.search(r"[{}@|]", text), path

@@ -165,7 +165,7 @@ def test_every_node_explains_itself(comfyui):
     assert comfyui.our_nodes
     for node_id, node_class in comfyui.our_nodes.items():
         schema = node_class.GET_SCHEMA()
-        assert node_id.startswith("MAM_")
+        assert node_id.startswith(("MAM_", "ICM_"))
         assert schema.display_name
         assert schema.category == "image/matting", node_id
         assert len(schema.description) > 40, node_id

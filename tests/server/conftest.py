@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 from pathlib import Path
 
 import comfyui_server
@@ -68,20 +67,30 @@ def tiny_m2m(server, place, tiny_m2m_file) -> str:
     return place(tiny_m2m_file, server.models_dir / "mam").name
 
 
+# A loader -> its input that names a file, the folder of that file in models/, the fixture that gives a tiny one.
+LOADERS = {
+    "MAM_LoadSAM": ("sam_name", "sams", "tiny_sam_file"),
+    "MAM_LoadM2M": ("m2m_name", "mam", "tiny_m2m_file"),
+    "CheckpointLoaderSimple": ("ckpt_name", "checkpoints", "tiny_diffusion_file"),
+    "ICM_LoadModel": ("decoder_name", "in_context_matting", "tiny_in_context_file"),
+}
+
+
 @pytest.fixture(scope="module")
-def models_of(server, tiny_sam_file, tiny_m2m_file):
+def models_of(server, request):
     """`models_of(workflow)`: puts tiny checkpoints where the loaders of that API-format workflow look for theirs."""
     placed = set()
 
     def put(workflow: dict) -> None:
         for node in workflow.values():
-            if node["class_type"] == "MAM_LoadSAM":
-                file, target = tiny_sam_file, server.models_dir / "sams" / node["inputs"]["sam_name"]
-            elif node["class_type"] == "MAM_LoadM2M":
-                file, target = tiny_m2m_file, server.models_dir / "mam" / node["inputs"]["m2m_name"]
-            else:
+            if node["class_type"] not in LOADERS:
                 continue
-            shutil.copy(file, target)
+            name, folder, fixture = LOADERS[node["class_type"]]
+            target = server.models_dir / folder / node["inputs"][name]
+            target.parent.mkdir(exist_ok=True)
+            target.unlink(missing_ok=True)
+            # A link: most of the diffusion checkpoint is a hole in its file, which a copy would fill.
+            os.link(request.getfixturevalue(fixture), target)
             placed.add(target)
 
     yield put

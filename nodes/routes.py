@@ -1,0 +1,127 @@
+"""What the page asks the server for while somebody draws: live mattes, and the picture they belong to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+from aiohttp import web
+
+from ..mam_model.prompt import PromptError
+from . import live
+from .drawing import DrawnPrompt, read_json, read_size
+
+_MOST_BYTES = 1_000_000
+_READING_S = 10
+# Bodies that are being read at the same time: what a flood of requests can make the server hold.
+_READERS = 16
+
+
+class _Refusal(Exception):
+    """An answer other than 200: a sentence for the user and a state for the page."""
+
+    def __init__(self, status: int, state: str, sentence: str):
+        super().__init__(sentence)
+        self.status = status
+        self.state = state
+
+
+def register(server: Any) -> None:
+    """Adds the routes to ComfyUI's server, once. `server` is its PromptServer, or None when there is none."""
+    if server is None or any(getattr(route, "path", None) == "/mam/live" for route in server.routes):
+        return
+    server.routes.post("/mam/live")(_answering(_matte))
+    server.routes.get("/mam/live/picture")(_answering(_picture))
+
+
+def _answering(handler):
+    """The handler, with every refusal and failure as {"error": sentence, "state": word}."""
+
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            return await handler(request)
+        except _Refusal as refusal:
+            status, state, sentence = refusal.status, refusal.state, str(refusal)
+        except PromptError as error:
+            status, state, sentence = 400, "bad", str(error)
+        except live.SessionGone:
+            status, state, sentence = 404, "gone", "The picture is no longer in memory. It has to be encoded again."
+        except live.Superseded:
+            status, state, sentence = 409, "superseded", "A newer prompt took the place of this one."
+        except Exception as error:
+            logging.exception("Matting Anything: the live matte failed.")
+            status, state, sentence = 500, "failed", f"The live matte failed: {error}"
+        return web.json_response({"error": sentence, "state": state}, status=status, headers=_NOT_KEPT)
+
+    return answer
+
+
+_NOT_KEPT = {"Cache-Control": "no-store"}
+_readers = asyncio.Semaphore(_READERS)
+
+
+async def _matte(request: web.Request) -> web.Response:
+    question = await _json_of(request)
+    stage = question.get("stage")
+    if stage not in live.STAGES:
+        raise _Refusal(400, "bad", '"stage" is "mask" or "matte".')
+    session = live.session_of(_session_id(question.get("session")))
+    drawn = DrawnPrompt.read(question.get("prompt"))
+    matte = await session.ask(drawn, read_size(question), stage)
+    headers = {
+        "X-Mam-Region": " ".join(str(number) for number in (*matte.region, *matte.size)),
+        "X-Mam-Score": f"{matte.score:.4f}",
+        "X-Mam-Engine": session.engine.name,
+        "X-Mam-Timing": json.dumps(matte.timing),
+    }
+    return web.Response(body=matte.png, content_type="image/png", headers={**_NOT_KEPT, **headers})
+
+
+async def _picture(request: web.Request) -> web.Response:
+    session = live.session_of(_session_id(request.query.get("session")))
+    return web.Response(body=session.jpeg, content_type="image/jpeg", headers=_NOT_KEPT)
+
+
+def _session_id(given: Any) -> str:
+    if not isinstance(given, str):
+        raise _Refusal(400, "bad", '"session" is the text that a run of the editor gave.')
+    return given
+
+
+async def _json_of(request: web.Request) -> dict[str, Any]:
+    """The body of a request as a JSON object, never more of it in memory than may be.
+
+    ComfyUI itself would take bodies of 100 MB.
+    """
+    if request.content_type != "application/json":
+        raise _Refusal(415, "bad", "Send JSON, with Content-Type: application/json.")
+    too_large = _Refusal(413, "bad", f"The request is larger than {_MOST_BYTES:,} bytes. Erase some strokes.")
+    if (request.content_length or 0) > _MOST_BYTES:
+        raise too_large
+    async with _readers:
+        try:
+            body = await asyncio.wait_for(_read(request), _READING_S)
+        except asyncio.TimeoutError:
+            raise _Refusal(400, "bad", f"The request did not arrive within {_READING_S} seconds.") from None
+    if body is None:
+        raise too_large
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _Refusal(400, "bad", "The request is not UTF-8.") from None
+    question = read_json(text, "The request")
+    if not isinstance(question, dict):
+        raise _Refusal(400, "bad", "The request is a JSON object.")
+    return question
+
+
+async def _read(request: web.Request) -> bytes | None:
+    """The whole body, or None when it is too large."""
+    body = bytearray()
+    async for part in request.content.iter_any():
+        body += part
+        if len(body) > _MOST_BYTES:
+            return None
+    return bytes(body)
