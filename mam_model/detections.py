@@ -12,13 +12,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .prompt import Prompt, PromptError
-from .view import TARGET_COLORS
 
 SORTED_BY = ("score", "size", "left to right", "top to bottom")
 TARGETS = ("a target of its own", "part of its phrase", "part of one target")
@@ -446,37 +443,6 @@ def prompts_of(
         names = " and ".join(dict.fromkeys(phrase.written for _, phrase in choice))
         return (replace(groups[""], label=names),)
     return tuple(groups.values())
-
-
-def numbered_boxes(
-    picture: Tensor, detections: Sequence[Detection], choice: Sequence[tuple[int, Phrase]], subjects: Sequence[str]
-) -> Tensor:
-    """A picture to choose from: every box with its number, subject and score; the chosen ones in colour.
-
-    Args:
-        picture: float [H, W, 3] in 0..1.
-        choice: see `chosen`.
-        subjects: see `subjects_of`.
-    Returns:
-        float [H, W, 3] on the CPU.
-    """
-    levels = (picture.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    drawn = Image.fromarray(levels)
-    pen = ImageDraw.Draw(drawn)
-    longest = max(drawn.size)
-    line = max(1, longest // 300)
-    font = ImageFont.load_default(max(11, longest // 45))
-    colors = {place: TARGET_COLORS[rank % len(TARGET_COLORS)] for rank, (place, _) in enumerate(choice)}
-    # The chosen ones last, so that no other box covers them.
-    for place in sorted(range(len(detections)), key=lambda place: place in colors):
-        color = tuple(round(255 * part) for part in colors.get(place, (0.6, 0.6, 0.6)))
-        x0, y0, x1, y1 = detections[place].box_xyxy_px
-        pen.rectangle((x0, y0, x1, y1), outline=color, width=2 * line if place in colors else line)
-        text = f"{place + 1} {subjects[detections[place].subject]} {detections[place].score:.2f}"
-        left, top, right, bottom = pen.textbbox((x0 + line, y0 + line), text, font=font)
-        pen.rectangle((left - line, top - line, right + line, bottom + line), fill=color)
-        pen.text((x0 + line, y0 + line), text, fill="black", font=font)
-    return torch.from_numpy(np.array(drawn)).float() / 255
 
 
 def highest_number_missed(pick: frozenset[int] | Place | None, counts: Sequence[int]) -> int | None:

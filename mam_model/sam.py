@@ -6,15 +6,15 @@ Architecture and weights are those of the `segment-anything` package (Kirillov e
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .frame import Frame
+from .image_encoder import ImageEncoder
 from .mask_decoder import decode_masks
 from .prompt import Prompt
 from .regions import Window
@@ -211,24 +211,20 @@ class Sam(nn.Module):
 
     def __init__(self, config: SamConfig):
         # Here and not above: it brings torchvision along, which ComfyUI's start should not wait for.
-        from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+        from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 
         super().__init__()
         self.config = config
         grid = config.image_size // config.patch_size
-        self.image_encoder = ImageEncoderViT(
-            img_size=config.image_size,
+        self.image_encoder = ImageEncoder(
+            image_size=config.image_size,
             patch_size=config.patch_size,
             embed_dim=config.embed_dim,
             depth=config.depth,
             num_heads=config.num_heads,
-            mlp_ratio=4,
-            out_chans=config.prompt_dim,
-            qkv_bias=True,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
+            out_channels=config.prompt_dim,
             window_size=config.window_size,
-            global_attn_indexes=config.global_attention,
+            global_attention=config.global_attention,
         )
         self.prompt_encoder = PromptEncoder(
             embed_dim=config.prompt_dim,
@@ -246,20 +242,21 @@ class Sam(nn.Module):
             iou_head_hidden_dim=256,
         )
 
-    def encode(self, image: Tensor) -> Embedding:
+    def encode(self, image: Tensor, check: Callable[[], None] | None = None) -> Embedding:
         """Runs the image encoder: the expensive step, needed once per picture.
 
         Args:
             image: float [H, W, 3], sRGB 0..1.
+            check: called several times on the way; what it raises ends the work.
         """
         frame = Frame(image.shape[0], image.shape[1], self.config.image_size)
-        return self.encode_content(frame.shrink(image), frame)
+        return self.encode_content(frame.shrink(image), frame, check)
 
-    def encode_content(self, content: Tensor, frame: Frame) -> Embedding:
+    def encode_content(self, content: Tensor, frame: Frame, check: Callable[[], None] | None = None) -> Embedding:
         """`encode` for a picture that `frame.shrink` has already brought to the network's size."""
         weight = self.image_encoder.patch_embed.proj.weight
         square = frame.network_input(content, weight.device).to(weight.dtype)
-        return Embedding(self.image_encoder(square).float(), content, frame)
+        return Embedding(self.image_encoder(square, check).float(), content, frame)
 
     def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Guidance:
         """Decodes all targets of a picture.

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .composite import over
+from .detections import Detection, Phrase
 from .frame import Frame
 from .m2m import AlphaPyramid
 from .prompt import Scribble
@@ -157,6 +158,37 @@ def numbered_instances(embedding: Embedding, guidance: Guidance) -> Tensor:
         radius = 0.5 * font.getlength(text) + 0.4 * text_px
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill="white", outline=color, width=3)
         pen.text((x, y), text, fill=(20, 20, 20), font=font, anchor="mm")
+    return torch.from_numpy(np.array(drawn)).float() / 255
+
+
+def numbered_boxes(
+    picture: Tensor, detections: Sequence[Detection], choice: Sequence[tuple[int, Phrase]], subjects: Sequence[str]
+) -> Tensor:
+    """A picture to choose from: every box with its number, subject and score; the chosen ones in colour.
+
+    Args:
+        picture: float [H, W, 3] in 0..1.
+        choice: see `detections.chosen`.
+        subjects: see `detections.subjects_of`.
+    Returns:
+        float [H, W, 3] on the CPU.
+    """
+    levels = (picture.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    drawn = Image.fromarray(levels)
+    pen = ImageDraw.Draw(drawn)
+    longest = max(drawn.size)
+    line = max(1, longest // 300)
+    font = ImageFont.load_default(max(11, longest // 45))
+    colors = {place: TARGET_COLORS[rank % len(TARGET_COLORS)] for rank, (place, _) in enumerate(choice)}
+    # The chosen ones last, so that no other box covers them.
+    for place in sorted(range(len(detections)), key=lambda place: place in colors):
+        color = tuple(round(255 * part) for part in colors.get(place, (0.6, 0.6, 0.6)))
+        x0, y0, x1, y1 = detections[place].box_xyxy_px
+        pen.rectangle((x0, y0, x1, y1), outline=color, width=2 * line if place in colors else line)
+        text = f"{place + 1} {subjects[detections[place].subject]} {detections[place].score:.2f}"
+        left, top, right, bottom = pen.textbbox((x0 + line, y0 + line), text, font=font)
+        pen.rectangle((left - line, top - line, right + line, bottom + line), fill=color)
+        pen.text((x0 + line, y0 + line), text, fill="black", font=font)
     return torch.from_numpy(np.array(drawn)).float() / 255
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 
+import comfy.model_management
 from torch import Tensor
 
 from ..mam_model.frame import Frame
@@ -66,7 +67,9 @@ def embedding_of(image: Tensor, sam: SharedSam) -> PictureEmbedding:
     picture = _known.get(key)
     if picture is None:
         sam.load(sam.encoding_bytes)
-        picture = _known[key] = PictureEmbedding(sam.network.encode_content(content, frame))
+        picture = _known[key] = PictureEmbedding(
+            sam.network.encode_content(content, frame, comfy.model_management.throw_exception_if_processing_interrupted)
+        )
     if all(recent is not picture for recent in sam.recent_embeddings):
         sam.recent_embeddings.append(picture)
     return picture

@@ -15,22 +15,11 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ..mam_model.published import (
-    PUBLISHED,
-    TEXT_DETECTORS,
-    PublishedFile,
-    PublishedFolder,
-    download,
-    published_file,
-    sha256_of,
-    sources,
-    text_detector_sources,
-)
+from ..mam_model.published import PUBLISHED, PublishedFile, download, published_file, sha256_of, sources
 
 SAM_FOLDER = "sams"
 M2M_FOLDER = "mam"
 TEXT_DETECTOR_FOLDER = "grounding-dino"
-_ARRIVING = ".part"
 IN_CONTEXT_FOLDER = "in_context_matting"
 _SUFFIXES = {".safetensors", ".pth", ".pt", ".ckpt"}
 
@@ -74,7 +63,7 @@ def file_fingerprint(name: str, folder: str) -> str:
     """Changes when the file behind a name is replaced, deleted or comes back."""
     register_model_folders()
     path = folder_paths.get_full_path(folder, name)
-    return "absent" if path is None else repr(_identity_of(path))
+    return "absent" if path is None else repr(identity_of(path))
 
 
 def model_file(name: str, folder: str) -> str:
@@ -101,101 +90,6 @@ def model_file(name: str, folder: str) -> str:
     return str(download(published, folder_paths.get_folder_paths(folder)[0], show))
 
 
-def text_detector_choices() -> list[str]:
-    """What the loader of text detectors offers: the folders that are there, then the published ones that are not."""
-    present = sorted(_text_detector_folders())
-    return present + [model.name for model in TEXT_DETECTORS if model.name not in present]
-
-
-def check_text_detector(name: str) -> bool | str:
-    """True, or the sentence that validation shows for a folder that is neither there nor published."""
-    if name in text_detector_choices():
-        return True
-    return f'There is no folder "{name}" in models/{TEXT_DETECTOR_FOLDER}. {text_detector_sources()}'
-
-
-def text_detector_fingerprint(name: str) -> str:
-    """Changes when a file of the detector is replaced, deleted or comes back."""
-    folder = _text_detector_folders().get(name)
-    return "absent" if folder is None else repr(_identity_of_folder(folder))
-
-
-def text_detector_folder(name: str) -> Path:
-    """The folder of a text detector; a published one that is absent is downloaded and verified first.
-
-    Raises:
-        FileNotFoundError: the folder is not there and cannot be downloaded; the message says where to get it.
-        DownloadError: the download did not end in verified files.
-    """
-    folder = _text_detector_folders().get(name)
-    if folder is not None and any(folder.iterdir()):
-        return folder
-    published = next((model for model in TEXT_DETECTORS if model.name == name), None)
-    if published is None:
-        raise FileNotFoundError(
-            f'The folder "{name}" is no longer in models/{TEXT_DETECTOR_FOLDER}. {text_detector_sources()}'
-        )
-    return _download_folder(published)
-
-
-def _download_folder(model: PublishedFolder) -> Path:
-    logging.info("Matting Anything: downloading %s (%s) into models/%s", model.name, model.size, model.folder)
-    bar = comfy.utils.ProgressBar(model.size_bytes)
-    target = Path(folder_paths.get_folder_paths(model.folder)[0], model.name)
-    # Complete or not there: a folder that lacks a file would be taken for one that its user filled.
-    arriving = target.with_name(model.name + _ARRIVING)
-    before = 0
-    for file in model.files:
-
-        def show(done: int, total: int, before: int = before) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update_absolute(before + done, model.size_bytes)
-
-        download(file, arriving, show)
-        before += file.size_bytes
-    if target.is_dir():
-        target.rmdir()
-    return arriving.rename(target)
-
-
-def _text_detector_folders() -> dict[str, Path]:
-    """Every folder in models/grounding-dino that may be a detector, under the name that the loader shows.
-
-    A name is one level deep, or two where the hub's "owner/model" was kept. In a copy of the hub's cache the files lie
-    in a snapshot. "." is models/grounding-dino itself, for those who put the files there.
-    """
-    register_model_folders()
-    found: dict[str, Path] = {}
-    for root in map(Path, folder_paths.get_folder_paths(TEXT_DETECTOR_FOLDER)):
-        if (root / "config.json").is_file():
-            found.setdefault(".", root)
-        for folder in _folders_in(root):
-            inner = _folders_in(folder)
-            if any((place / "config.json").is_file() for place in inner) and not (folder / "config.json").is_file():
-                for place in inner:
-                    found.setdefault(f"{folder.name}/{place.name}", place)
-            else:
-                found.setdefault(folder.name, _snapshot_in(folder))
-    return found
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    names = [name for name in os.listdir(folder) if not name.startswith(".") and not name.endswith(_ARRIVING)]
-    return sorted(folder / name for name in names if (folder / name).is_dir())
-
-
-def _snapshot_in(folder: Path) -> Path:
-    snapshots = _folders_in(folder / "snapshots")
-    return max(snapshots, key=lambda place: place.stat().st_mtime_ns) if snapshots else folder
-
-
-def _identity_of_folder(folder: Path) -> tuple:
-    files = sorted(str(path) for path in folder.iterdir() if path.suffix in (".json", ".txt", ".safetensors"))
-    return os.path.realpath(folder), tuple(_identity_of(path) for path in files if os.path.isfile(path))
-
-
 def _published(name: str, folder: str) -> PublishedFile | None:
     try:
         file = published_file(name)
@@ -204,7 +98,7 @@ def _published(name: str, folder: str) -> PublishedFile | None:
     return file if file.folder == folder else None
 
 
-def _identity_of(path: str) -> tuple[str, int, int]:
+def identity_of(path: str) -> tuple[str, int, int]:
     status = os.stat(path)
     return os.path.realpath(path), status.st_mtime_ns, status.st_size
 
@@ -245,11 +139,8 @@ class SharedSam(SharedModel):
 
     @property
     def encoding_bytes(self) -> int:
-        """What encoding one picture needs beside the weights: the score matrices of a global attention block."""
-        config = self.network.config
-        tokens = (config.image_size // config.patch_size) ** 2
-        # Measured with the segment-anything encoder: scores, scores with position, softmax, and a fifth for the rest.
-        return int(3.2 * config.num_heads * tokens**2 * self.dtype.itemsize)
+        """What encoding one picture needs beside the weights."""
+        return self.network.image_encoder.working_bytes
 
     # Decoding one picture's targets; measured, hardly depends on their number.
     decoding_bytes = 200 * 1024**2
@@ -272,14 +163,7 @@ class SharedInContextDecoder(SharedModel):
         return int(610 * 1024**2 * pictures * (self.network.config.side / 768) ** 2)
 
 
-class SharedTextDetector(SharedModel):
-    """Grounding DINO. It stays in float32: in half precision transformers' own code mixes the two and fails."""
-
-    # One picture of 800 x 1333 pixels with a long text; measured with Swin-T: 2.3 GB.
-    detecting_bytes = 2400 * 1024**2
-
-
-_shared: weakref.WeakValueDictionary[tuple, SharedModel] = weakref.WeakValueDictionary()
+shared_models: weakref.WeakValueDictionary[tuple, SharedModel] = weakref.WeakValueDictionary()
 
 
 def shared_sam(name: str, precision: str) -> SharedSam:
@@ -319,19 +203,6 @@ def shared_in_context_decoder(name: str) -> SharedInContextDecoder:
     return _share(SharedInContextDecoder, name, IN_CONTEXT_FOLDER, "fp32", build)
 
 
-def shared_text_detector(name: str) -> SharedTextDetector:
-    """The text detector of a folder: the one that some graph already holds, or a new one."""
-    from ..mam_model.text import load_text_detector
-
-    folder = text_detector_folder(name)
-    identity = _identity_of_folder(folder)
-    shared = _shared.get((SharedTextDetector, identity))
-    if shared is None:
-        shared = SharedTextDetector(name, identity, load_text_detector(folder), torch.float32)
-        _shared[SharedTextDetector, identity] = shared
-    return shared
-
-
 def _share(
     kind: type[SharedModel],
     name: str,
@@ -341,10 +212,10 @@ def _share(
 ) -> SharedModel:
     path = model_file(name, folder)
     dtype = _dtype(precision)
-    file = _identity_of(path)
-    shared = _shared.get((kind, file, dtype))
+    file = identity_of(path)
+    shared = shared_models.get((kind, file, dtype))
     if shared is None:
-        shared = _shared[kind, file, dtype] = kind(name, file, build(path, dtype), dtype)
+        shared = shared_models[kind, file, dtype] = kind(name, file, build(path, dtype), dtype)
         published = _published(Path(path).name, folder)
         if published is None or published.sha256 is None:
             # Nobody published a hash to compare with, so the user is shown the one of the file.

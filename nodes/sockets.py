@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 Sam = io.Custom("MAM_SAM")
 M2M = io.Custom("MAM_M2M")
 
-# models.SharedTextDetector, likewise.
+# text_detectors.SharedTextDetector, likewise.
 TextDetector = io.Custom("MAM_TEXT_DETECTOR")
 
 # mam_model.prompt.PromptSet: for every frame, or once for all, a prompt per target.

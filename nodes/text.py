@@ -6,18 +6,19 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..mam_model import detections as boxes
+from ..mam_model import view
 from ..mam_model.matting import check_picture
 from ..mam_model.prompt import PromptError, PromptSet
 from . import sockets
 from .batch import in_steps, pictures
-from .models import (
+from .previews import show
+from .text_detectors import (
     SharedTextDetector,
     check_text_detector,
     shared_text_detector,
     text_detector_choices,
     text_detector_fingerprint,
 )
-from .previews import show
 
 
 class LoadTextDetector(io.ComfyNode):
@@ -196,7 +197,7 @@ class PromptText(io.ComfyNode):
             )
         prompts = tuple(boxes.prompts_of(frame, choice, each_box_is) for frame, choice in zip(found, choices))
         sheets = (
-            boxes.numbered_boxes(picture, frame, choice, subjects)
+            view.numbered_boxes(picture, frame, choice, subjects)
             for picture, frame, choice in zip(image, found, choices)
         )
         return io.NodeOutput(PromptSet(prompts), any(prompts), ui=show(sheets))

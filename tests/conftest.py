@@ -81,6 +81,14 @@ def tiny_in_context_file(tmp_path_factory) -> Path:
     return diffusion_checkpoints.save_in_context_decoder(tmp_path_factory.mktemp("tiny") / "tiny_icm.ckpt")
 
 
+@pytest.fixture(scope="session")
+def tiny_text_detector_folder(tmp_path_factory) -> Path:
+    """A Grounding DINO in the hub's file layout, with seeded random weights."""
+    import grounding_dino
+
+    return grounding_dino.save_tiny_grounding_dino(tmp_path_factory.mktemp("detectors") / "tiny")
+
+
 @pytest.fixture
 def place(tmp_path_factory):
     """`place(file, folder, name=None)`: copy a file into a folder made on demand; removed again after the test."""

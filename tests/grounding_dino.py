@@ -26,7 +26,7 @@ def vocabulary() -> list[str]:
         1029: "?",
     }.items():
         tokens[number] = token
-    for number, word in enumerate((*WORDS, *"abcdefghijklmnopqrstuvwxyz"[1:]), start=200):
+    for number, word in enumerate((*WORDS, *"abcdefghijklmnopqrstuvwxyz"[1:], "astronaut"), start=200):
         tokens[number] = word
     return tokens
 
@@ -99,7 +99,7 @@ def save_tiny_grounding_dino(folder: Path, seed: int = 0, **settings) -> Path:
             "do_rescale": True,
             "do_normalize": True,
             "do_pad": True,
-            "size": {"shortest_edge": 64, "longest_edge": 96},
+            "size": {"shortest_edge": 72, "longest_edge": 96},
             "image_mean": [0.485, 0.456, 0.406],
             "image_std": [0.229, 0.224, 0.225],
             "resample": 2,

@@ -100,7 +100,7 @@ def count_calls(monkeypatch, owner, name: str, calls: list | None = None) -> lis
 def models_in_memory(comfy) -> list:
     """The models that some graph holds at this moment."""
     gc.collect()
-    return list(comfy.module("nodes.models")._shared.values())
+    return list(comfy.module("nodes.models").shared_models.values())
 
 
 def embeddings_in_memory(comfy) -> list:

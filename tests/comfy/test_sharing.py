@@ -97,6 +97,16 @@ def test_another_precision_is_another_model_of_half_the_size(comfy, models, tiny
     assert len(models_in_memory(comfy)) == 3
 
 
+def test_encoding_asks_for_what_the_encoder_takes(comfy, graph, models, monkeypatch):
+    asked = []
+    load = models.SharedModel.load
+    monkeypatch.setattr(models.SharedModel, "load", lambda sam, size: (asked.append((sam, size)), load(sam, size))[1])
+    run = comfy.run(graph(pictures(), kind=steps))
+    assert run.ok, run.error
+    sam = run.output("sam")
+    assert (sam, sam.network.image_encoder.working_bytes) in asked
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_gives_nearly_the_same_matte(comfy, graph, precision):
     workflow = graph(pictures())

@@ -19,14 +19,9 @@ import torch
 from .graphs import boxes, loaders, models_in_memory, node, pictures, whole
 
 
-@pytest.fixture(scope="module")
-def tiny_detector_folder(tmp_path_factory) -> Path:
-    return grounding_dino.save_tiny_grounding_dino(tmp_path_factory.mktemp("detectors") / "tiny")
-
-
 @pytest.fixture
 def models(comfy):
-    return comfy.module("nodes.models")
+    return comfy.module("nodes.text_detectors")
 
 
 @pytest.fixture
@@ -43,9 +38,9 @@ def place_folder(comfy):
 
 
 @pytest.fixture
-def tiny_detector(place_folder, tiny_detector_folder) -> str:
+def tiny_detector(place_folder, tiny_text_detector_folder) -> str:
     """Name of a tiny Grounding DINO in models/grounding-dino, for MAM_LoadTextDetector."""
-    return place_folder(tiny_detector_folder, "tiny").name
+    return place_folder(tiny_text_detector_folder, "tiny").name
 
 
 def detector(name: str) -> dict:
@@ -260,20 +255,20 @@ def test_a_replaced_file_is_loaded_anew(find, comfy, tiny_detector):
     assert prompts_of(again)[0][0].score != before
 
 
-def test_folders_are_offered_before_published_ones_that_are_absent(models, place_folder, tiny_detector_folder):
+def test_folders_are_offered_before_published_ones_that_are_absent(models, place_folder, tiny_text_detector_folder):
     published = ["grounding-dino-tiny", "grounding-dino-base"]
     assert models.text_detector_choices() == published
-    place_folder(tiny_detector_folder, "zebra")
-    place_folder(tiny_detector_folder, "owner/model")
-    snapshot = place_folder(tiny_detector_folder, "models--owner--model/snapshots/0123")
-    place_folder(tiny_detector_folder, "grounding-dino-base.part")
-    (place_folder(tiny_detector_folder, ".hidden").parent / "loose.pth").write_bytes(b"x")
+    place_folder(tiny_text_detector_folder, "zebra")
+    place_folder(tiny_text_detector_folder, "owner/model")
+    snapshot = place_folder(tiny_text_detector_folder, "models--owner--model/snapshots/0123")
+    place_folder(tiny_text_detector_folder, "grounding-dino-base.part")
+    (place_folder(tiny_text_detector_folder, ".hidden").parent / "loose.pth").write_bytes(b"x")
     names = ["models--owner--model", "owner/model", "zebra"]
     assert models.text_detector_choices() == names + published
     assert models.text_detector_folder("models--owner--model") == snapshot
-    place_folder(tiny_detector_folder, "grounding-dino-tiny")
+    place_folder(tiny_text_detector_folder, "grounding-dino-tiny")
     assert models.text_detector_choices() == sorted([*names, published[0]]) + published[1:]
-    place_folder(tiny_detector_folder, ".")
+    place_folder(tiny_text_detector_folder, ".")
     assert models.text_detector_choices()[0] == "."
 
 
@@ -315,11 +310,11 @@ def test_without_transformers_only_this_node_says_what_is_missing(
 
 
 @pytest.fixture
-def published_tiny(comfy, monkeypatch, tmp_path, tiny_detector_folder):
+def published_tiny(comfy, monkeypatch, tmp_path, tiny_text_detector_folder):
     """Grounding DINO tiny as if its authors had published the random one, read from files instead of the network."""
     module = comfy.module("mam_model.published")
     model = module.TEXT_DETECTORS[0]
-    offered = Path(shutil.copytree(tiny_detector_folder, tmp_path / "offered"))
+    offered = Path(shutil.copytree(tiny_text_detector_folder, tmp_path / "offered"))
     files = tuple(
         replace(
             file,
@@ -339,7 +334,7 @@ def published_tiny(comfy, monkeypatch, tmp_path, tiny_detector_folder):
             return response
 
     monkeypatch.setattr(urllib.request, "build_opener", lambda: _opener(Answer()))
-    monkeypatch.setattr(comfy.module("nodes.models"), "TEXT_DETECTORS", (replace(model, files=files),))
+    monkeypatch.setattr(comfy.module("nodes.text_detectors"), "TEXT_DETECTORS", (replace(model, files=files),))
     yield offered
     shutil.rmtree(comfy.models_dir / "grounding-dino", ignore_errors=True)
 

@@ -15,7 +15,6 @@ from mam_model.detections import (
     detections_of,
     highest_number_missed,
     in_order,
-    numbered_boxes,
     prompts_of,
     read_phrases,
     read_pick,
@@ -23,6 +22,7 @@ from mam_model.detections import (
     without_overlaps,
 )
 from mam_model.prompt import PromptError
+from mam_model.view import numbered_boxes
 
 WIDTH, HEIGHT = 200, 100
 

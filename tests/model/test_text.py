@@ -22,19 +22,14 @@ from mam_model.text import TransformersMissing, load_text_detector
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Path:
-    return grounding_dino.save_tiny_grounding_dino(tmp_path_factory.mktemp("detectors") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def detector(published):
-    return load_text_detector(published)
+def detector(tiny_text_detector_folder):
+    return load_text_detector(tiny_text_detector_folder)
 
 
 @pytest.fixture
-def folder(published, tmp_path) -> Path:
+def folder(tiny_text_detector_folder, tmp_path) -> Path:
     """A copy that a test may spoil."""
-    return Path(shutil.copytree(published, tmp_path / "my-detector"))
+    return Path(shutil.copytree(tiny_text_detector_folder, tmp_path / "my-detector"))
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +61,11 @@ def read_by_transformers(folder: Path, picture: torch.Tensor, subjects: list[str
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.9])
-def test_boxes_and_scores_are_those_that_transformers_reads_off(detector, published, picture, threshold):
+def test_boxes_and_scores_are_those_that_transformers_reads_off(
+    detector, tiny_text_detector_folder, picture, threshold
+):
     subjects = ["red dog", "girl"]
-    read = read_by_transformers(published, picture, subjects, threshold)
+    read = read_by_transformers(tiny_text_detector_folder, picture, subjects, threshold)
     ours = detector.detect(picture, subjects, threshold, 0.0)
     expected = []
     for box, score in zip(read["boxes"], read["scores"]):
@@ -283,7 +280,7 @@ def test_weights_of_another_size_are_refused(folder):
 @pytest.mark.parametrize(
     "error", [ImportError("No module named 'transformers'"), RuntimeError("operator nms is missing")]
 )
-def test_without_a_working_transformers_one_sentence_says_what_to_do(published, monkeypatch, error):
+def test_without_a_working_transformers_one_sentence_says_what_to_do(tiny_text_detector_folder, monkeypatch, error):
     importing = builtins.__import__
 
     def failing(name, *args, **kwargs):
@@ -294,7 +291,7 @@ def test_without_a_working_transformers_one_sentence_says_what_to_do(published, 
     monkeypatch.delitem(sys.modules, "transformers", raising=False)
     monkeypatch.setattr(builtins, "__import__", failing)
     with pytest.raises(TransformersMissing) as refusal:
-        load_text_detector(published)
+        load_text_detector(tiny_text_detector_folder)
     said = str(refusal.value)
     assert str(error) in said and "pip install --upgrade transformers" in said and "\n" not in said
 

@@ -1,0 +1,316 @@
+"""SAM's image encoder at inference: the function of segment-anything's `ImageEncoderViT`, with its weights, in less
+time and a fraction of its memory.
+
+A vision transformer with windowed and a few global attention blocks (Li et al., "Exploring Plain Vision Transformer
+Backbones for Object Detection", 2022; Kirillov et al., "Segment Anything", 2023, appendix A). The picture's tokens lie
+on a grid of g x g places with C channels. No score matrix is ever whole: a global block is attended to by a few rows of
+queries at a time, a windowed one by a few windows. A score is summed up in the published order, and rounds alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_EPSILON = 1e-6
+# Tokens that are worked on at once: a processor is fastest on what its cache holds, a GPU wants to be filled.
+_CPU_TOKENS, _GPU_TOKENS = 512, 2048
+# Queries of a global block that are answered at once; a row of scores has a column for every token of the picture.
+_QUERIES = 512
+
+
+class ImageEncoder(nn.Module):
+    """A square picture becomes features that prompts can be asked on.
+
+    Args:
+        image_size: side of the square in pixels.
+        patch_size: side of a token in pixels; g = image_size / patch_size.
+        embed_dim: channels C of a token.
+        depth: number of blocks.
+        num_heads: attention heads of each block.
+        out_channels: channels of the features.
+        window_size: side of a window in tokens.
+        global_attention: indices of the blocks whose tokens see the whole picture.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        out_channels: int,
+        window_size: int,
+        global_attention: tuple[int, ...],
+    ):
+        super().__init__()
+        # segment-anything's predictors ask for the size under this name.
+        self.img_size = image_size
+        grid = image_size // patch_size
+        self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, grid, None if i in global_attention else window_size) for i in range(depth)
+        )
+        # Channels lie last here, where segment-anything's LayerNorm2d is a plain one.
+        self.neck = nn.Sequential(
+            nn.Conv2d(embed_dim, out_channels, kernel_size=1, bias=False),
+            nn.LayerNorm(out_channels, eps=_EPSILON),
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            nn.LayerNorm(out_channels, eps=_EPSILON),
+        )
+
+    @property
+    def working_bytes(self) -> int:
+        """What encoding a picture takes beside the weights, at most.
+
+        Measured at 1024 pixels, a GPU's way on the CPU. Without a fused attention the scores of all heads exist for
+        a moment, in float32, and their addend twice: 440 MiB (ViT-B) and 590 MiB (ViT-H) in float32, 370 and 525 MiB in
+        bfloat16. With a fused one it is 160 to 430 MiB; the CPU's own way takes 30 to 150 MiB.
+        """
+        _, grid, _, dim = self.pos_embed.shape
+        heads = self.blocks[0].attn.num_heads
+        return grid**2 * (16 * heads * _QUERIES + 6 * dim * self.pos_embed.itemsize)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, check: Callable[[], None] | None = None) -> Tensor:
+        """The features of normalised pictures.
+
+        Args:
+            images: [B, 3, image_size, image_size] in the weights' precision.
+            check: called before each block; what it raises ends the work.
+        Returns:
+            [B, out_channels, g, g] in the weights' precision.
+        """
+        return torch.cat([self._encode(image, check) for image in images])
+
+    def _encode(self, image: Tensor, check: Callable[[], None] | None) -> Tensor:
+        x = self.patch_embed(image)
+        x += self.pos_embed[0]
+        for block in self.blocks:
+            if check is not None:
+                check()
+            block.apply_to(x)
+        to_features, first_norm, smooth, last_norm = self.neck
+        features = first_norm(_linear(x, to_features.weight.flatten(1)))
+        features = smooth(features.permute(2, 0, 1)[None])
+        return last_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+
+
+class PatchEmbed(nn.Module):
+    """Every square of patch_size x patch_size pixels becomes a token."""
+
+    def __init__(self, patch_size: int, embed_dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[3, side, side] -> [g, g, C]"""
+        return self.proj(image[None])[0].permute(1, 2, 0).contiguous()
+
+
+class Block(nn.Module):
+    """A transformer block, whose tokens see their window or, where `window_size` is None, the whole grid."""
+
+    def __init__(self, dim: int, num_heads: int, grid: int, window_size: int | None):
+        super().__init__()
+        self.window_size = window_size
+        self.norm1 = nn.LayerNorm(dim, eps=_EPSILON)
+        self.attn = Attention(dim, num_heads, window_size or grid)
+        self.norm2 = nn.LayerNorm(dim, eps=_EPSILON)
+        self.mlp = Mlp(dim, 4 * dim)
+
+    def apply_to(self, x: Tensor) -> None:
+        """Replaces the tokens [g, g, C] by the block's answer."""
+        if self.window_size is None:
+            self._add_global_attention(x)
+        else:
+            self._add_windowed_attention(x, self.window_size)
+        for tokens in _in_chunks(x.flatten(0, 1)):
+            tokens += self.mlp(self.norm2(tokens))
+
+    def _add_global_attention(self, x: Tensor) -> None:
+        grid, _, dim = x.shape
+        attention = self.attn
+        tokens = x.flatten(0, 1)
+        # Query, key and value of each head in one piece.
+        qkv = x.new_empty(3 * attention.num_heads, len(tokens), attention.head_dim)
+        for chunk, target in zip(_in_chunks(tokens), _in_chunks(qkv.transpose(0, 1))):
+            target.copy_(attention.qkv(self.norm1(chunk)).unflatten(1, (len(qkv), -1)))
+        q, k, v = qkv.unflatten(1, (grid, grid)).unflatten(0, (3, -1))
+        attend = attention.attend_by_head if x.device.type == "cpu" else attention.attend_by_rows
+        # The answer takes the place of the queries, each of which is needed once.
+        attend(q, k.flatten(1, 2), v.flatten(1, 2))
+        for chunk, answer in zip(_in_chunks(tokens), _in_chunks(q.flatten(1, 2).transpose(0, 1))):
+            chunk += attention.proj(answer.reshape(-1, dim))
+
+    def _add_windowed_attention(self, x: Tensor, size: int) -> None:
+        grid, _, dim = x.shape
+        attention = self.attn
+        across = -(-grid // size)
+        down = max(1, _tokens_at_once(x) // (size * grid))
+        # The published network pads with zeros before the product: the places beyond the picture are attended to, and
+        # what they say is the bias.
+        padded = x.new_empty(down * size, across * size, 3 * dim)
+        for top in range(0, grid, down * size):
+            rows = x[top : top + down * size]
+            count = -(-len(rows) // size)
+            part = padded[: count * size]
+            part[:] = attention.qkv.bias
+            part[: len(rows), :grid] = attention.qkv(self.norm1(rows))
+            # [down, size, across, size, 3, heads, d] -> [3, down, across, heads, size, size, d]
+            windows = part.view(count, size, across, size, 3, attention.num_heads, -1).permute(4, 0, 2, 5, 1, 3, 6)
+            q, k, v = windows.reshape(3, count * across, attention.num_heads, size, size, -1)
+            attend = attention.attend if x.device.type == "cpu" else attention.attend_fused
+            answer = attend(q, k.flatten(2, 3), v.flatten(2, 3), *attention.positions(q))
+            answer = answer.unflatten(0, (count, across)).permute(0, 3, 1, 4, 2, 5)
+            answer = answer.reshape(count * size, across * size, dim)[: len(rows), :grid]
+            rows += attention.proj(answer)
+
+
+class Mlp(nn.Module):
+    """Two layers with an exact GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.lin1 = Linear(dim, hidden_dim)
+        self.lin2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin2(F.gelu(self.lin1(x)))
+
+
+class Attention(nn.Module):
+    """Attention with the decomposed relative position of "MViTv2" (Li et al., 2022), equation 4.
+
+    The score of a query at (y, x) and a key at (y', x') is q k' / sqrt(d) + q h[y - y'] + q w[x - x'].
+    """
+
+    def __init__(self, dim: int, num_heads: int, side: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, self.head_dim))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, self.head_dim))
+
+    def positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """What the place of a key adds to its score for queries [..., side, side, d].
+
+        Returns:
+            [..., side, side, side], by the row of the key; the same by its column.
+        """
+        places = torch.arange(q.shape[-2], device=q.device)
+        distances = places[:, None] - places + q.shape[-2] - 1
+        vertical = torch.einsum("...yxd,ykd->...yxk", q, self.rel_pos_h[distances])
+        return vertical, torch.einsum("...yxd,xkd->...yxk", q, self.rel_pos_w[distances])
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+        """The answers to some rows of queries.
+
+        Args:
+            q: [n, heads, r, side, d], the queries of n windows or pictures, of all rows or a few.
+            k: [n, heads, side * side, d].
+            v: [n, heads, side * side, d].
+            vertical: [n, heads, r, side, side], of these queries' `positions`.
+            horizontal: [n, heads, r, side, side], likewise.
+        Returns:
+            [n, heads, r, side, d].
+        """
+        scores = (q.flatten(2, 3) * self.head_dim**-0.5) @ k.mT
+        _add_positions(scores, vertical, horizontal)
+        return (torch.softmax(scores, -1) @ v).view_as(q)
+
+    def attend_fused(self, q: Tensor, k: Tensor, v: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+        """`attend` in one step, which is how a GPU is fastest; some are without ever holding the scores."""
+        bias = (vertical[..., None] + horizontal[..., None, :]).flatten(4).flatten(2, 3)
+        return F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias).view_as(q)
+
+    def attend_by_rows(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        """Replaces each query [heads, g, g, d] by its answer: all heads together, some rows of the picture at a time.
+
+        Args:
+            k: [heads, g * g, d].
+            v: [heads, g * g, d].
+        """
+        vertical, horizontal = self.positions(q)
+        for rows in _row_slices(q.shape[1]):
+            part = q[None, :, rows]
+            part.copy_(self.attend_fused(part, k[None], v[None], vertical[None, :, rows], horizontal[None, :, rows]))
+
+    def attend_by_head(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        """What `attend_by_rows` does, on a processor: its cache holds some rows of one head."""
+        grid = q.shape[1]
+        probabilities = q.new_empty(max(_QUERIES, grid), grid * grid)
+        for queries, keys, values in zip(q, k, v):
+            vertical, horizontal = self.positions(queries)
+            values = values.t().contiguous()
+            for rows in _row_slices(grid):
+                part = queries[rows]
+                scores = _linear(part.flatten(0, 1) * self.head_dim**-0.5, keys)
+                _add_positions(scores, vertical[rows], horizontal[rows])
+                weights = torch.softmax(scores, -1, out=probabilities[: len(scores)])
+                part.copy_(_linear(weights, values).view_as(part))
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by the fastest exact product there is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _linear(x, self.weight, self.bias)
+
+
+def _tokens_at_once(x: Tensor) -> int:
+    return _CPU_TOKENS if x.device.type == "cpu" else _GPU_TOKENS
+
+
+def _in_chunks(tokens: Tensor) -> tuple[Tensor, ...]:
+    """Views of [n, ...] that are small enough to be worked on at once."""
+    return tokens.split(_tokens_at_once(tokens))
+
+
+def _row_slices(grid: int) -> Iterator[slice]:
+    """The rows of a grid of queries, some at a time."""
+    step = max(1, _QUERIES // grid)
+    return (slice(top, top + step) for top in range(0, grid, step))
+
+
+def _add_positions(scores: Tensor, vertical: Tensor, horizontal: Tensor) -> None:
+    """Adds both parts [..., r, side, side] of `Attention.positions` to scores [..., r * side, side * side]."""
+    by_place = scores.view(*vertical.shape, -1)
+    by_place += vertical[..., None]
+    by_place += horizontal[..., None, :]
+
+
+def _through_onednn(x: Tensor) -> bool:
+    """Whether matrices are to be multiplied by convolution.
+
+    In float32 PyTorch multiplies with MKL, which runs at half speed on some processors that are not Intel's, and
+    convolves with oneDNN, which is fast on all of them and rounds no more. In other precisions it multiplies with
+    oneDNN, too.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` of [..., C]."""
+    if not _through_onednn(x):
+        return F.linear(x, weight, bias)
+    return _product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight' + bias for [n, C] and [m, C], as a 1 x 1 convolution of a picture of n x 1 pixels."""
+    pixels = x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)
+    return F.conv2d(pixels, weight[:, :, None, None], bias).permute(0, 2, 3, 1).reshape(len(x), len(weight))
