@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
@@ -31,7 +32,7 @@ class MattingExtension(ComfyExtension):
             )
 
             # Before the server listens; there is none when somebody runs ComfyUI's executor alone.
-            routes.register(getattr(PromptServer, "instance", None))
+            routes.register(getattr(PromptServer, "instance", None), Path(__file__).parents[1].name)
         except Exception:
             # ComfyUI reports a pack that fails to load in one line without a traceback.
             logging.exception("Matting Anything could not be loaded.")

@@ -107,6 +107,8 @@ class ModelsEngine:
         self._copies = weakref.ref(_copied(sam, _copy_of_sam)), weakref.ref(_copied(m2m, _copy_of_m2m))
         # What Mask-to-Matte makes of the picture, at most one; it goes with the embedding and is three times its size.
         self._looked: list[PictureFeatures] = []
+        # SAM's last answer: the matte follows the mask of the same prompt.
+        self._decoded: tuple[Prompt, Guidance] | None = None
         self._embedding = _nothing
         if embedding is not None:
             self._embedding = weakref.ref(embedding, partial(_forget, self._looked))
@@ -115,7 +117,7 @@ class ModelsEngine:
         """On the CPU, with the copies that belong to the live thread.
 
         Args:
-            prompt: in pixels of a picture of `matte_size`.
+            prompt: in pixels of a picture of `matte_size`. Asked again with the same object, SAM is not asked again.
             stage: one of STAGES.
         Returns:
             float32 [height, width] of `matte_size`, and SAM's predicted IoU.
@@ -127,7 +129,10 @@ class ModelsEngine:
         if sam is None or m2m is None or picture is None:
             raise SessionGone
         embedding = picture.embedding
-        guidance = _guidance(sam, embedding, prompt, timing)
+        with timing.step("decode"):
+            if self._decoded is None or self._decoded[0] is not prompt:
+                self._decoded = prompt, _guidance(sam, embedding, prompt)
+            guidance = self._decoded[1]
         if stage == "mask":
             return guidance.post_mask(0).cpu(), guidance.scores[0]
         with timing.step("m2m"):
@@ -140,7 +145,8 @@ class ModelsEngine:
         """The same with the networks as ComfyUI has loaded them. Only inside a node's execute, after loading them."""
         sam, m2m = (shared().network for shared in self._shared)
         embedding = self._embedding().embedding
-        guidance = _guidance(sam, embedding, prompt, timing)
+        with timing.step("decode"):
+            guidance = _guidance(sam, embedding, prompt)
         with timing.step("m2m"):
             return self._merged(m2m, embedding, guidance), guidance.scores[0]
 
@@ -208,6 +214,7 @@ class Session:
         self.engine = engine
         self._busy = False
         self._waiting: asyncio.Future | None = None
+        self._last: tuple[tuple, Prompt] | None = None
 
     async def ask(self, drawn: DrawnPrompt, drawn_on: tuple[float, float], stage: str) -> LiveMatte:
         """The matte of a prompt, made in the live thread. Only in the server's event loop.
@@ -269,8 +276,12 @@ class Session:
         timing: Timing,
     ) -> LiveMatte:
         size = self.engine.matte_size
-        prompt = drawn.prompt(size_of_coordinates(drawn_on, self.size), size)
-        alpha, score = make(prompt)
+        # The same prompt stays the same object, by which the engine knows it.
+        last = self._last
+        if last is None or last[0] != (drawn, drawn_on):
+            prompt = drawn.prompt(size_of_coordinates(drawn_on, self.size), size)
+            last = self._last = (drawn, drawn_on), prompt
+        alpha, score = make(last[1])
         with timing.step("pack"):
             png, region = _packed(alpha)
         return LiveMatte(png, region, size, score, dict(timing))
@@ -352,10 +363,9 @@ _all_looked: list[list[PictureFeatures]] = []
 _copies: weakref.WeakKeyDictionary[SharedModel, nn.Module] = weakref.WeakKeyDictionary()
 
 
-def _guidance(sam: Sam, embedding: Embedding, prompt: Prompt, timing: Timing) -> Guidance:
+def _guidance(sam: Sam, embedding: Embedding, prompt: Prompt) -> Guidance:
     """SAM's answer to a prompt in pixels of the picture at content size."""
-    with timing.step("decode"):
-        return sam.decode(replace(embedding, frame=embedding.frame.at_content_size), [prompt])
+    return sam.decode(replace(embedding, frame=embedding.frame.at_content_size), [prompt])
 
 
 def _nothing() -> None:

@@ -28,12 +28,24 @@ class _Refusal(Exception):
         self.state = state
 
 
-def register(server: Any) -> None:
-    """Adds the routes to ComfyUI's server, once. `server` is its PromptServer, or None when there is none."""
+def register(server: Any, pack_folder: str) -> None:
+    """Adds the routes to ComfyUI's server, once.
+
+    Args:
+        server: ComfyUI's PromptServer, or None when there is none.
+        pack_folder: name of this pack's folder, under which ComfyUI serves its web files.
+    """
     if server is None or any(getattr(route, "path", None) == "/mam/live" for route in server.routes):
         return
     server.routes.post("/mam/live")(_answering(_matte))
     server.routes.get("/mam/live/picture")(_answering(_picture))
+
+    async def revalidate_modules(request: web.Request, response: web.StreamResponse) -> None:
+        # ComfyUI does so for .js files alone, and a page with modules of two versions would break after an update.
+        if request.path.endswith(".mjs") and pack_folder in request.path.split("/"):
+            response.headers.setdefault("Cache-Control", "no-cache")
+
+    server.app.on_response_prepare.append(revalidate_modules)
 
 
 def _answering(handler):

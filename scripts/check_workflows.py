@@ -30,6 +30,8 @@ import environment
 WORKFLOWS = environment.REPOSITORY / "workflows"
 # What the workflows load: the main job puts these into ComfyUI's input folder.
 PICTURES = ("astronaut.png",)
+# Weights for ComfyUI's own loaders, which offer only what is there; ours offer what was published.
+CHECKPOINTS = ("v2-1_768-ema-pruned.safetensors",)
 RENDERERS = {"classic": False, "Nodes 2.0": True}
 VIEWPORT_PX = {"width": 1680, "height": 1000}
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -226,6 +228,14 @@ def put_pictures(folder: Path) -> None:
         Image.new("RGB", (512, 512), (120, 140, 160)).save(folder / name)
 
 
+def put_checkpoints(models: Path) -> None:
+    """Makes ComfyUI offer the checkpoints that the workflows load; the files are empty."""
+    folder = models / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in CHECKPOINTS:
+        (folder / name).touch()
+
+
 def workflow_files() -> list[Path]:
     return sorted(WORKFLOWS.glob("*.json"))
 
@@ -247,6 +257,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="matting-anything-", ignore_cleanup_errors=True) as folder:
         base = Path(folder)
         put_pictures(base / "input")
+        put_checkpoints(base / "models")
         with ComfyUIServer(place.comfyui, base, environment.REPOSITORY, cpu=True) as server:
             try:
                 with front_end(server.address) as browser:

@@ -458,8 +458,8 @@ def test_the_page_is_told_how_long_the_live_thread_takes(comfy, base, live, monk
 
 def test_the_routes_are_there_once_however_often_the_pack_is_asked_for_its_nodes(comfyui):
     routes = comfyui.module("nodes.routes")
-    routes.register(comfyui.server)
-    routes.register(None)
+    routes.register(comfyui.server, "matting-anything")
+    routes.register(None, "matting-anything")
     paths = [getattr(route, "path", "") for route in comfyui.server.routes]
     assert sorted(path for path in paths if path.startswith("/mam/")) == ["/mam/live", "/mam/live/picture"]
 

@@ -27,6 +27,7 @@ def browser(tmp_path_factory):
         pytest.exit("Set COMFYUI_PATH to a ComfyUI folder, or run scripts/run_tests.py, which provides one.", 2)
     base = tmp_path_factory.mktemp("server")
     check_workflows.put_pictures(base / "input")
+    check_workflows.put_checkpoints(base / "models")
     with comfyui_server.ComfyUIServer(Path(comfyui).resolve(), base, ROOT, cpu=True) as server:
         try:
             with check_workflows.front_end(server.address) as front_end:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from pathlib import Path
 
 import comfyui_server
@@ -73,6 +74,7 @@ LOADERS = {
     "MAM_LoadM2M": ("m2m_name", "mam", "tiny_m2m_file"),
     "CheckpointLoaderSimple": ("ckpt_name", "checkpoints", "tiny_diffusion_file"),
     "ICM_LoadModel": ("decoder_name", "in_context_matting", "tiny_in_context_file"),
+    "MAM_LoadTextDetector": ("detector_name", "grounding-dino", "tiny_text_detector_folder"),
 }
 
 
@@ -88,11 +90,21 @@ def models_of(server, request):
             name, folder, fixture = LOADERS[node["class_type"]]
             target = server.models_dir / folder / node["inputs"][name]
             target.parent.mkdir(exist_ok=True)
-            target.unlink(missing_ok=True)
-            # A link: most of the diffusion checkpoint is a hole in its file, which a copy would fill.
-            os.link(request.getfixturevalue(fixture), target)
+            _remove(target)
+            # Links: most of the diffusion checkpoint is a hole in its file, which a copy would fill.
+            source = request.getfixturevalue(fixture)
+            if source.is_dir():
+                shutil.copytree(source, target, copy_function=os.link)
+            else:
+                os.link(source, target)
             placed.add(target)
 
     yield put
     for target in placed:
-        target.unlink()
+        _remove(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 
+import comfyui_server
 import numpy as np
 import psutil
 import pytest
@@ -369,3 +370,10 @@ def test_a_flood_of_a_thousand_questions_leaves_the_server_answering_and_its_mem
 def test_the_log_holds_no_failure_of_the_live_thread(server, session):
     assert ask(server, {"session": session("sam"), "stage": "matte", "prompt": BOX}).status == 200
     assert "the live matte failed" not in server.log_text()
+
+
+@pytest.mark.parametrize("file", ["matting.js", "editor/editor.mjs", "editor/live.mjs"])
+def test_a_browser_asks_after_an_update_for_every_module_of_the_page(server, file):
+    address = f"{server.address}/extensions/{comfyui_server.PACK_FOLDER}/js/{file}"
+    with _direct.open(address) as answer:
+        assert answer.headers["Cache-Control"].split(",")[0] in ("no-cache", "no-store")

@@ -1,0 +1,773 @@
+"""The prompt editor in ComfyUI's real front end, drawn on with the mouse, in both renderers.
+
+A real server with tiny checkpoints answers. Skipped, saying so, where playwright or Chromium is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import comfyui_server
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "scripts"))
+
+import check_workflows  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+WIDTH, HEIGHT = 512, 384
+# What the editor leaves free around a fitted picture, in CSS pixels.
+FIT_MARGIN_PX = 6
+
+_BUILD = """async ([file, models]) => {
+  await app.loadGraphData({ id: crypto.randomUUID(), version: 0.4, last_node_id: 0, last_link_id: 0, nodes: [],
+    links: [], groups: [], config: {}, extra: {} }, true, false, null);
+  const add = (type, x, y, values = {}) => {
+    const node = LiteGraph.createNode(type);
+    node.pos = [x, y];
+    for (const widget of node.widgets ?? []) if (widget.name in values) widget.value = values[widget.name];
+    app.rootGraph.add(node);
+    return node;
+  };
+  const load = add("LoadImage", 0, 60, { image: file });
+  const editor = add("MAM_PromptEditor", 420, 60);
+  load.connect(0, editor, editor.findInputSlot("image"));
+  if (models) {
+    const sam = add("MAM_LoadSAM", 0, 480, { sam_name: models[0] });
+    const m2m = add("MAM_LoadM2M", 0, 640, { m2m_name: models[1] });
+    sam.connect(0, editor, editor.findInputSlot("sam"));
+    m2m.connect(0, editor, editor.findInputSlot("m2m"));
+  }
+  app.canvas.ds.scale = 1;
+  app.canvas.ds.offset = [40, 40];
+  app.canvas.setDirty(true, true);
+  app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
+}"""
+
+# The editor nodes of the graph that is open, in their order.
+_EDITORS = 'app.canvas.graph.nodes.filter((node) => node.comfyClass === "MAM_PromptEditor")'
+
+
+_LOADER = 'app.rootGraph.nodes.find((node) => node.type === "LoadImage")'
+
+
+class Bench:
+    """A page with a Load Image, two models and a Prompt Editor, and everything the page has asked the server."""
+
+    def __init__(self, front_end, server, errors):
+        self.page = front_end.page
+        self.server = server
+        self.errors = errors
+        self.asked: list[tuple[str, dict]] = []
+        self.page.on("request", self._note)
+
+    def _note(self, request):
+        path = request.url.replace(self.server.address, "").partition("?")[0]
+        if request.method == "POST" and path in ("/api/mam/live", "/api/prompt"):
+            self.asked.append((path, json.loads(request.post_data)))
+
+    def build(self, file="a.png", models=("tiny_sam.pth", "tiny_m2m.pth")):
+        self.page.unroute_all(behavior="ignoreErrors")
+        # The mouse would hover over what comes.
+        self.page.mouse.move(1500, 900)
+        self.server.post("/history", {"clear": True})
+        self.page.evaluate(_BUILD, [file, models])
+        self.settle()
+        self.wait_for_picture()
+        del self.asked[:], self.errors[:]
+
+    def wait_for_picture(self):
+        """Until the editor shows a picture: it has a zoom then."""
+        zooms = "[...document.querySelectorAll('.mam-status > button')]"
+        self.page.wait_for_function(f"{zooms}.some((button) => !button.hidden && /%/.test(button.textContent))")
+        self.settle()
+
+    def settle(self):
+        """Until the page has laid itself out and painted twice."""
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    # ------------------------------------------------------------------------------------------------------ what is
+
+    @property
+    def stage(self) -> dict:
+        """The box of the picture's surface on the page."""
+        return self.page.locator(".mam-stage").first.bounding_box()
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Where a pixel of the picture lies on the page, while the picture is fitted."""
+        box = self.stage
+        margins = 2 * FIT_MARGIN_PX * self.page.evaluate("app.canvas.ds.scale")
+        scale = min((box["width"] - margins) / WIDTH, (box["height"] - margins) / HEIGHT)
+        return (
+            box["x"] + box["width"] / 2 + (x - WIDTH / 2) * scale,
+            box["y"] + box["height"] / 2 + (y - HEIGHT / 2) * scale,
+        )
+
+    def value(self, index: int = 0) -> dict:
+        text = self.page.evaluate(f"{_EDITORS}[{index}].widgets.at(-1).value")
+        return json.loads(text) if text else {"targets": []}
+
+    def prompt(self, index: int = 0) -> dict:
+        """What is drawn for the first target on all frames."""
+        return self.value(index)["targets"][0]["prompts"]["all"]
+
+    def points(self, index: int = 0) -> list[tuple[float, float, int]]:
+        targets = self.value(index)["targets"]
+        prompt = targets[0]["prompts"].get("all", {}) if targets else {}
+        return [(point["x"], point["y"], point["label"]) for point in prompt.get("points", [])]
+
+    @property
+    def status(self) -> str:
+        return self.page.locator(".mam-said").first.inner_text()
+
+    def jobs(self) -> list[dict]:
+        return [body for path, body in self.asked if path == "/api/prompt"]
+
+    def questions(self, stage=None) -> list[dict]:
+        return [body for path, body in self.asked if path == "/api/mam/live" and stage in (None, body["stage"])]
+
+    def pixels(self) -> np.ndarray:
+        """uint8 [H, W, 3]: the picture's surface as painted."""
+        self.settle()
+        return np.array(Image.open(io.BytesIO(self.page.screenshot(clip=self.stage))).convert("RGB"))
+
+    # ----------------------------------------------------------------------------------------------------- what is done
+
+    def click(self, x: float, y: float, **how):
+        self.page.mouse.click(*self.at(x, y), **how)
+        self.page.mouse.move(1500, 900)
+
+    def drag(self, *path: tuple[float, float]):
+        self.page.mouse.move(*self.at(*path[0]))
+        self.page.mouse.down()
+        for place in path[1:]:
+            self.page.mouse.move(*self.at(*place), steps=4)
+        self.page.mouse.up()
+        self.page.mouse.move(1500, 900)
+
+    def press(self, key: str):
+        """With the focus where it is."""
+        self.page.keyboard.press(key)
+        self.settle()
+
+    def leave(self):
+        """Takes the focus to the empty graph."""
+        self.page.mouse.click(1300, 700)
+        self.settle()
+
+    def wait_ready(self):
+        self.wait_state("ready")
+
+    def wait_state(self, state: str, text: str = ""):
+        """Until the live preview of the first editor is in this state, with this in its sentence."""
+        found = "const line = document.querySelector('.mam-status'); "
+        found += "return line?.dataset.state === state && line.querySelector('.mam-said').innerText.includes(text);"
+        self.page.wait_for_function(f"([state, text]) => {{ {found} }}", arg=[state, text], timeout=30_000)
+
+    def wait_value(self, count: int, index: int = 0):
+        """Until so many points are drawn."""
+        counting = (
+            f"(count) => {{ const text = {_EDITORS}[{index}]?.widgets.at(-1).value;"
+            " const targets = text ? JSON.parse(text).targets : [];"
+            " return (targets[0]?.prompts.all?.points.length ?? 0) === count; }"
+        )
+        self.page.wait_for_function(counting, arg=count)
+
+    def wait_run(self):
+        """Until the history holds a run of the editor node itself."""
+        self.wait_server("/api/history", "(all) => Object.values(all).some(({ outputs }) => outputs['2'])")
+
+    def wait_server(self, path: str, condition: str):
+        """Until the server's answer to GET `path` fulfils a condition, a function in JavaScript."""
+        self.page.evaluate(
+            f"""async (path) => {{
+              for (let left = 400; left > 0; left -= 1) {{
+                if (({condition})(await (await fetch(path)).json())) return;
+                await new Promise((done) => setTimeout(done, 50));
+              }}
+              throw new Error(`${{path}} did not come to what was waited for`);
+            }}""",
+            path,
+        )
+
+    def command(self, command: str):
+        self.page.evaluate("(id) => app.extensionManager.command.execute(id)", command)
+        self.settle()
+
+    def set(self, **settings):
+        for name, value in settings.items():
+            self.page.evaluate(
+                "([id, value]) => app.extensionManager.setting.set(id, value)",
+                [name if "." in name else f"MattingAnything.{name}", value],
+            )
+        self.settle()
+
+    def choose_picture(self, file: str):
+        self.page.evaluate(f"(file) => {{ {_LOADER}.widgets[0].value = file; }}", file)
+
+
+def gradient(height: int, width: int) -> np.ndarray:
+    """uint8 [H, W, 3]: a disc before a gradient, which the classical engine can part."""
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([x * 200 // width, y * 200 // height, 200 - x * 200 // width], -1).astype(np.uint8)
+    picture[(x - width * 0.4) ** 2 + (y - height * 0.5) ** 2 < (height * 0.3) ** 2] = (250, 220, 40)
+    return picture
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_sam_file, tiny_m2m_file):
+    comfyui = os.environ.get("COMFYUI_PATH")
+    if not comfyui:
+        pytest.exit("Set COMFYUI_PATH to a ComfyUI folder, or run scripts/run_tests.py, which provides one.", 2)
+    base = tmp_path_factory.mktemp("server")
+    (base / "input" / "sub").mkdir(parents=True)
+    Image.fromarray(gradient(HEIGHT, WIDTH)).save(base / "input" / "a.png")
+    Image.fromarray(255 - gradient(HEIGHT, WIDTH)).save(base / "input" / "sub" / "b.png")
+    for file, folder in ((tiny_sam_file, "sams"), (tiny_m2m_file, "mam")):
+        (base / "models" / folder).mkdir(parents=True)
+        shutil.copy(file, base / "models" / folder / file.name)
+    with comfyui_server.ComfyUIServer(Path(comfyui).resolve(), base, ROOT, cpu=True) as server:
+        try:
+            with check_workflows.front_end(server.address) as front_end:
+                yield server, front_end
+        except check_workflows.NoBrowser as missing:
+            pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module", params=check_workflows.RENDERERS)
+def opened(place, request):
+    server, front_end = place
+    front_end.start(check_workflows.RENDERERS[request.param])
+    return Bench(front_end, server, front_end._errors)
+
+
+@pytest.fixture
+def bench(opened):
+    opened.build()
+    yield opened
+    opened.page.unroute_all(behavior="ignoreErrors")
+    assert opened.errors == []
+
+
+def near(place, expected, px=1.5):
+    return all(abs(a - b) <= px for a, b in zip(place, expected))
+
+
+class TestDrawing:
+    def test_a_click_is_a_point_and_a_right_click_one_beside_the_subject(self, bench):
+        bench.click(200, 190)
+        bench.click(450, 60, button="right")
+        first, second = bench.points()
+        assert near(first[:2], (200, 190)) and first[2] == 1
+        assert near(second[:2], (450, 60)) and second[2] == 0
+        assert (bench.value()["width"], bench.value()["height"]) == (WIDTH, HEIGHT)
+
+    @pytest.mark.parametrize("zoom", [0.6, 1.3])
+    def test_a_click_lands_where_it_is_seen_at_any_zoom_of_the_graph(self, bench, zoom):
+        bench.page.evaluate("(scale) => { Object.assign(app.canvas.ds, { scale, offset: [-300, 40] }); }", zoom)
+        bench.page.evaluate("() => app.canvas.setDirty(true, true)")
+        bench.settle()
+        bench.click(200, 190)
+        assert near(bench.points()[0][:2], (200, 190), 3)
+
+    def test_delete_takes_the_point_and_not_the_node(self, bench):
+        bench.click(200, 190)
+        bench.press("Delete")
+        bench.press("Delete")
+        assert bench.points() == []
+        assert bench.page.evaluate(f"{_EDITORS}.length") == 1
+
+    def test_a_drag_is_a_box(self, bench):
+        bench.click(10, 10)
+        bench.press("b")
+        bench.drag((100, 80), (300, 300))
+        box = bench.prompt()["box"]
+        assert near((box["x"], box["y"], box["width"], box["height"]), (100, 80, 200, 220), 3)
+
+    def test_the_brush_paints_the_subject_what_is_beside_it_and_what_is_unknown_and_the_eraser_takes_away(self, bench):
+        bench.click(10, 10)
+        bench.press("p")
+        bench.drag((150, 190), (250, 190))
+        bench.page.keyboard.down("Shift")
+        bench.drag((20, 350), (480, 350))
+        bench.page.keyboard.up("Shift")
+        bench.press("u")
+        bench.drag((60, 100), (60, 300))
+        bench.press("e")
+        bench.drag((200, 150), (200, 230))
+        strokes = bench.prompt()["strokes"]
+        assert [stroke["kind"] for stroke in strokes] == ["foreground", "background", "unknown", "eraser"]
+        assert near(strokes[0]["path"][:2], (150, 190)) and near(strokes[0]["path"][-2:], (250, 190))
+
+    def test_the_matte_appears_over_the_subject(self, bench):
+        before = bench.pixels()
+        bench.click(200, 190)
+        bench.wait_ready()
+        after = bench.pixels()
+        changed = (np.abs(after.astype(int) - before).max(-1) > 8).mean()
+        # The point itself covers less than one percent.
+        assert changed > 0.1
+
+    def test_every_edit_is_answered_by_a_mask_and_then_by_a_matte(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        assert [job["partial_execution_targets"] for job in bench.jobs()] == [["2-live"]]
+        assert bench.questions() == []
+        bench.click(300, 100)
+        bench.page.wait_for_function("document.querySelector('.mam-status').dataset.state === 'ready'")
+        bench.wait_ready()
+        assert [question["stage"] for question in bench.questions()] == ["mask", "matte"]
+        sent = bench.questions("matte")[0]
+        assert sent["prompt"] == bench.prompt()
+        assert (sent["width"], sent["height"]) == (WIDTH, HEIGHT)
+        assert len(bench.jobs()) == 1
+
+    def test_a_point_that_is_dragged_takes_the_mask_along(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.page.mouse.move(*bench.at(200, 190))
+        bench.page.mouse.down()
+        bench.page.mouse.move(*bench.at(260, 210), steps=5)
+        with bench.page.expect_response("**/mam/live") as answered:
+            bench.page.mouse.move(*bench.at(300, 230), steps=5)
+        assert answered.value.ok
+        assert bench.questions("matte") == []
+        bench.page.mouse.up()
+        bench.wait_ready()
+        assert near(bench.points()[0][:2], (300, 230), 3)
+        assert bench.questions("matte")[-1]["prompt"] == bench.prompt()
+
+    def test_without_models_the_classical_engine_answers(self, opened):
+        opened.build(models=None)
+        opened.click(200, 190)
+        opened.press("b")
+        opened.drag((60, 60), (350, 330))
+        opened.wait_ready()
+        assert "Without models" in opened.status
+
+
+class TestUndo:
+    def test_undo_and_redo_in_the_editor_step_through_what_was_drawn(self, bench):
+        for x in (100, 200, 300):
+            bench.click(x, 190)
+        nodes = bench.page.evaluate_handle(f"{_EDITORS}[0]")
+        bench.press("Control+z")
+        bench.press("Control+z")
+        assert len(bench.points()) == 1
+        bench.press("Control+y")
+        assert len(bench.points()) == 2
+        # The graph was not loaded anew for it.
+        assert bench.page.evaluate(f"(node) => node === {_EDITORS}[0]", nodes)
+
+    def test_undo_after_a_press_of_a_button_stays_in_the_editor(self, bench):
+        bench.click(100, 190)
+        bench.click(200, 190)
+        node = bench.page.evaluate_handle(f"{_EDITORS}[0]")
+        bench.page.locator(".mam-tool").first.click()
+        bench.press("Control+z")
+        assert len(bench.points()) == 1
+        assert bench.page.evaluate(f"(node) => node === {_EDITORS}[0]", node)
+
+    def test_the_graph_undoes_drawing_too_and_loses_neither_picture_nor_matte_nor_history(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.click(300, 100)
+        bench.wait_ready()
+        two = bench.pixels()
+        bench.leave()
+        bench.press("Control+z")
+        bench.wait_value(1)
+        bench.press("Control+y")
+        bench.wait_value(2)
+        bench.wait_ready()
+        assert np.abs(bench.pixels().astype(int) - two).mean() < 3
+        assert len(bench.jobs()) == 1, "the picture was encoded again"
+        bench.page.locator(".mam-stage").first.focus()
+        bench.page.locator(".mam-editor").first.focus()
+        bench.press("Control+z")
+        assert len(bench.points()) == 1
+
+    def test_a_deleted_editor_comes_back_with_its_drawing(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.leave()
+        bench.page.evaluate(f"() => app.canvas.selectNode({_EDITORS}[0])")
+        bench.command("Comfy.Canvas.DeleteSelectedItems")
+        bench.page.wait_for_function(f"{_EDITORS}.length === 0")
+        bench.command("Comfy.Undo")
+        bench.wait_value(1)
+        bench.wait_for_picture()
+        assert len(bench.jobs()) == 1
+
+
+class TestLife:
+    def test_a_reloaded_page_shows_the_drawing_and_runs_nothing(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        workflow = bench.page.evaluate("JSON.stringify(app.rootGraph.serialize())")
+        drawn = bench.value()
+        bench.page.reload()
+        bench.page.wait_for_function("window.app?.rootGraph && document.querySelector('#graph-canvas')", timeout=90_000)
+        del bench.asked[:]
+        bench.page.evaluate("(text) => app.loadGraphData(JSON.parse(text), true, true, null)", workflow)
+        bench.wait_for_picture()
+        assert bench.value() == drawn
+        assert bench.asked == []
+
+    def test_a_copy_has_a_drawing_of_its_own(self, bench):
+        bench.click(200, 190)
+        bench.leave()
+        bench.page.evaluate(f"() => {{ app.canvas.selectNode({_EDITORS}[0]); app.canvas.copyToClipboard(); }}")
+        bench.page.evaluate("() => { app.canvas.graph_mouse = [900, 100]; app.canvas.pasteFromClipboard(); }")
+        bench.page.wait_for_function(f"{_EDITORS}.length === 2")
+        bench.wait_value(1, index=1)
+        bench.click(300, 100)
+        assert len(bench.points(0)) + len(bench.points(1)) == 3
+
+    def test_another_workflow_in_between_costs_nothing(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        before = bench.pixels()
+        bench.command("Comfy.NewBlankWorkflow")
+        bench.page.wait_for_function(f"{_EDITORS}.length === 0")
+        bench.command("Workspace.PreviousOpenedWorkflow")
+        bench.wait_value(1)
+        bench.wait_for_picture()
+        bench.wait_ready()
+        bench.page.mouse.move(1500, 900)
+        assert np.abs(bench.pixels().astype(int) - before).mean() < 3
+        assert len(bench.jobs()) == 1
+
+    def test_the_other_renderer_takes_over_what_is_drawn(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        now = bench.page.evaluate("LiteGraph.vueNodesMode")
+        try:
+            bench.set(**{"Comfy.VueNodes.Enabled": not now})
+            bench.page.wait_for_function("(mode) => LiteGraph.vueNodesMode === mode", arg=not now)
+            bench.wait_for_picture()
+            bench.page.wait_for_function("document.querySelector('.mam-stage')?.clientHeight > 100")
+            bench.settle()
+            bench.click(300, 100)
+            bench.wait_value(2)
+            assert near(bench.points()[1][:2], (300, 100), 3)
+            bench.wait_ready()
+            assert len(bench.jobs()) == 1
+        finally:
+            bench.set(**{"Comfy.VueNodes.Enabled": now})
+            bench.page.wait_for_function("(mode) => LiteGraph.vueNodesMode === mode", arg=now)
+
+    def test_in_a_subgraph_it_draws_mattes_and_runs(self, bench):
+        bench.page.evaluate(f"() => app.canvas.selectNode({_EDITORS}[0])")
+        bench.command("Comfy.Graph.ConvertToSubgraph")
+        bench.page.wait_for_function("app.rootGraph.nodes.some((node) => node.isSubgraphNode?.())")
+        bench.page.evaluate(
+            "() => { const node = app.rootGraph.nodes.find((node) => node.isSubgraphNode?.());"
+            " app.canvas.openSubgraph(node.subgraph, node); }"
+        )
+        bench.page.wait_for_function("document.querySelector('.mam-stage')?.clientHeight > 100")
+        bench.page.evaluate(
+            f"() => {{ const {{ ds }} = app.canvas; ds.scale = 1; const [x, y] = {_EDITORS}[0].pos;"
+            " ds.offset = [420 - x, 120 - y]; app.canvas.setDirty(true, true); }"
+        )
+        bench.wait_for_picture()
+        bench.click(200, 190)
+        bench.wait_ready()
+        assert near(bench.points()[0][:2], (200, 190), 3)
+        (job,) = bench.jobs()
+        assert job["partial_execution_targets"][0].endswith("-live") and ":" in job["partial_execution_targets"][0]
+
+    def test_in_the_panel_of_properties_it_is_not_shown_a_second_time(self, bench):
+        bench.page.evaluate(f"() => app.canvas.selectNode({_EDITORS}[0])")
+        panel = bench.page.get_by_role("button", name="Toggle properties panel")
+        panel.click()
+        bench.page.get_by_text("Advanced Inputs").last.wait_for()
+        bench.settle()
+        assert bench.page.locator(".mam-editor").count() == 1
+        assert bench.stage["width"] > 300
+        panel.or_(bench.page.get_by_role("button", name="Close")).first.click()
+
+
+class TestSource:
+    @pytest.mark.parametrize("file", ["sub/b.png", "sub/b.png [input]"])
+    def test_a_picture_in_a_folder_is_shown_before_anything_has_run(self, opened, file):
+        opened.build(file)
+        assert opened.jobs() == []
+        # The disc of the second picture is blue.
+        middle = opened.pixels()[int(opened.stage["height"] / 2), int(opened.stage["width"] * 0.4)]
+        assert middle[2] > 150 and middle[0] < 90
+
+    def test_it_is_found_through_a_reroute_and_past_a_bypassed_node(self, bench):
+        bench.page.evaluate(
+            f"""() => {{
+              const editor = {_EDITORS}[0], load = app.rootGraph.nodes.find((node) => node.type === "LoadImage");
+              const between = LiteGraph.createNode("ImageInvert"), reroute = LiteGraph.createNode("Reroute");
+              app.rootGraph.add(between); app.rootGraph.add(reroute);
+              load.connect(0, between, 0); between.connect(0, reroute, 0);
+              reroute.connect(0, editor, editor.findInputSlot("image"));
+              between.mode = 4;
+            }}"""
+        )
+        bench.wait_for_picture()
+        bench.click(200, 190)
+        bench.wait_ready()
+        assert len(bench.points()) == 1
+
+    def test_another_picture_is_shown_at_once_and_encoded_with_the_next_edit(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        before = bench.pixels()
+        bench.choose_picture("sub/b.png")
+        bench.page.wait_for_function("document.querySelector('.mam-status').dataset.state === 'idle'")
+        bench.settle()
+        assert np.abs(bench.pixels().astype(int) - before).mean() > 20
+        assert len(bench.jobs()) == 1
+        bench.click(300, 100)
+        bench.wait_ready()
+        assert len(bench.jobs()) == 2
+        assert bench.jobs()[1]["prompt"]["1"]["inputs"]["image"] == "sub/b.png"
+
+    def test_a_changed_setting_of_the_node_is_encoded_with_the_next_edit(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.page.evaluate(f"() => {{ {_EDITORS}[0].widgets.find(({{ name }}) => name === 'width_os8').value = 21; }}")
+        bench.click(300, 100)
+        bench.page.wait_for_function("document.querySelector('.mam-status').dataset.state !== 'ready'")
+        bench.wait_ready()
+        assert bench.jobs()[-1]["prompt"]["2-live"]["inputs"]["width_os8"] == 21
+
+    def test_frames_of_a_batch_are_encoded_one_by_one(self, bench):
+        bench.page.evaluate(
+            f"""() => {{
+              const editor = {_EDITORS}[0], load = app.rootGraph.nodes.find((node) => node.type === "LoadImage");
+              const second = LiteGraph.createNode("LoadImage"), batch = LiteGraph.createNode("ImageBatch");
+              app.rootGraph.add(second); app.rootGraph.add(batch);
+              second.widgets[0].value = "sub/b.png";
+              load.connect(0, batch, 0); second.connect(0, batch, 1);
+              batch.connect(0, editor, editor.findInputSlot("image"));
+            }}"""
+        )
+        bench.wait_state("idle", "Run once")
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_for_picture()
+        bench.page.wait_for_function("document.querySelector('.mam-frames')?.offsetHeight > 0")
+        first = bench.pixels()
+        bench.page.locator(".mam-frames button").nth(1).click()
+        bench.page.wait_for_function("document.querySelector('.mam-frames input[type=range]').value === '2'")
+        bench.page.wait_for_function("!/Encoding/.test(document.querySelector('.mam-said').innerText)")
+        assert [job["prompt"]["2-live"]["inputs"]["frame"] for job in bench.jobs() if "2-live" in job["prompt"]] == [1]
+        assert np.abs(bench.pixels().astype(int) - first).mean() > 20
+
+
+class TestRunning:
+    def test_what_runs_is_what_was_drawn(self, bench):
+        bench.click(200, 190)
+        bench.click(450, 60, button="right")
+        bench.wait_ready()
+        drawn = bench.value()
+        del bench.asked[:]
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_run()
+        (run,) = bench.jobs()
+        assert json.loads(run["prompt"]["2"]["inputs"]["prompts"]) == drawn
+        history = bench.server.get("/history")
+        (entry,) = [entry for entry in history.values() if "2" in entry["outputs"]]
+        assert entry["prompt"][2]["2"]["inputs"] == run["prompt"]["2"]["inputs"]
+        assert entry["status"]["completed"]
+        assert "mam_live" in entry["outputs"]["2"]
+
+    def test_after_a_run_the_next_edit_needs_no_job(self, bench):
+        bench.set(Live=False)
+        bench.click(200, 190)
+        # The editor asks what has run, to know what its session was made from.
+        with bench.page.expect_response(re.compile(r"/api/(queue|history/.+)$")):
+            bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_run()
+        bench.set(Live=True)
+        bench.wait_ready()
+        bench.click(300, 100)
+        bench.wait_state("ready")
+        assert ["2-live" in job["prompt"] for job in bench.jobs()] == [False]
+
+    def test_with_the_queue_chosen_mattes_come_through_it(self, bench):
+        bench.set(LiveEngine="queue")
+        try:
+            bench.click(200, 190)
+            bench.wait_ready()
+            bench.click(300, 100)
+            bench.page.wait_for_function("document.querySelector('.mam-status').dataset.state === 'working'")
+            bench.wait_ready()
+        finally:
+            bench.set(LiveEngine="automatic")
+        first, second = bench.jobs()
+        assert json.loads(second["prompt"]["2-live"]["inputs"]["prompts"]) == bench.value()
+        assert second["prompt"]["2-live"]["inputs"]["target"] == 0
+        assert bench.questions("matte") == []
+
+    def test_live_jobs_leave_nothing_in_the_history_and_are_not_announced(self, bench):
+        announced = bench.page.get_by_text("Job completed")
+        # That of an earlier run goes by itself.
+        announced.first.wait_for(state="hidden")
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.wait_server("/api/history", "(all) => Object.keys(all).length === 0")
+        bench.settle()
+        assert announced.count() == 0
+
+
+class TestErrors:
+    def test_an_error_is_said_and_tried_again_on_request(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        failing = {"error": "Out of memory. Use a smaller picture.", "state": "failed"}
+        bench.page.route("**/mam/live", lambda route: route.fulfill(status=500, json=failing))
+        bench.click(300, 100)
+        bench.wait_state("error", "Out of memory. Use a smaller picture.")
+        bench.page.unroute_all()
+        bench.page.locator(".mam-retry").first.click()
+        bench.wait_ready()
+        assert bench.questions("matte")[-1]["prompt"] == bench.prompt()
+
+    def test_a_job_that_fails_is_told_in_the_editor_and_not_in_a_dialog(self, bench):
+        bench.page.evaluate(f"() => {_EDITORS}[0].disconnectInput({_EDITORS}[0].findInputSlot('m2m'))")
+        bench.click(200, 190)
+        bench.wait_state("error", "Connect Load Mask-to-Matte too")
+        assert bench.page.get_by_role("dialog").count() == 0
+
+    def test_a_picture_the_server_forgot_is_encoded_again(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.server.free()
+        bench.wait_server("/api/queue", "(queue) => queue.queue_running.length === 0")
+        gone = {"error": "Run a live job again.", "state": "gone"}
+        bench.page.route("**/mam/live", lambda route: route.fulfill(status=404, json=gone), times=1)
+        bench.click(300, 100)
+        bench.page.wait_for_function("document.querySelector('.mam-status').dataset.state === 'ready'")
+        bench.wait_ready()
+        assert len(bench.jobs()) == 2
+
+    def test_a_server_without_live_mattes_is_one_sentence_and_drawing_goes_on(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.page.route("**/mam/live", lambda route: route.fulfill(status=404, body="404: Not Found"))
+        bench.click(300, 100)
+        bench.wait_state("error", "Update Matting Anything")
+        bench.click(100, 300)
+        assert len(bench.points()) == 3
+
+    def test_a_server_without_the_live_node_is_the_same_sentence(self, bench):
+        missing = {"type": "missing_node_type", "message": "not found", "extra_info": {"class_type": "MAM_LivePicture"}}
+        refusal = {"error": missing, "node_errors": {}}
+        bench.page.route("**/api/prompt", lambda route: route.fulfill(status=400, json=refusal))
+        bench.click(200, 190)
+        bench.wait_state("error", "Update Matting Anything")
+        assert len(bench.points()) == 1
+
+    def test_nothing_connected_is_said(self, bench):
+        bench.page.evaluate(f"() => {_EDITORS}[0].disconnectInput({_EDITORS}[0].findInputSlot('image'))")
+        bench.wait_state("idle", "Connect an image")
+
+
+class TestControls:
+    def test_the_overlay_takes_its_colour_from_the_settings(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        before = bench.pixels()
+        with contextlib.ExitStack() as restoring:
+            restoring.callback(bench.set, OverlayColor="e69f00", OverlayOpacity=0.5)
+            bench.set(OverlayColor="0000ff", OverlayOpacity=1)
+            assert np.abs(bench.pixels().astype(int) - before).mean() > 10
+
+    def test_the_commands_reach_the_selected_editor_without_its_having_the_focus(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.leave()
+        bench.page.evaluate(f"() => app.canvas.selectNode({_EDITORS}[0])")
+        before = bench.pixels()
+        bench.press("Shift+M")
+        assert np.abs(bench.pixels().astype(int) - before).mean() > 5
+        bench.press("Shift+L")
+        bench.wait_state("idle", "off")
+        bench.press("Shift+L")
+        bench.press("Shift+C")
+        bench.wait_value(0)
+
+    def test_the_wheel_moves_the_graph_until_the_editor_has_the_focus(self, bench):
+        scale = "() => app.canvas.ds.scale"
+        bench.leave()
+        bench.page.mouse.move(*bench.at(200, 190))
+        bench.page.mouse.wheel(0, -200)
+        bench.page.wait_for_function("app.canvas.ds.scale !== 1")
+        bench.page.evaluate("() => { Object.assign(app.canvas.ds, { scale: 1, offset: [40, 40] }); }")
+        bench.page.evaluate("() => app.canvas.setDirty(true, true)")
+        bench.settle()
+        bench.click(200, 190)
+        before, zoom = bench.page.evaluate(scale), bench.page.locator(".mam-status > button").last.inner_text()
+        bench.page.mouse.move(*bench.at(200, 190))
+        bench.page.mouse.wheel(0, -200)
+        bench.page.wait_for_function(
+            "(before) => [...document.querySelectorAll('.mam-status > button')].at(-1).innerText !== before", arg=zoom
+        )
+        assert bench.page.evaluate(scale) == before
+
+    def test_a_language_that_is_chosen_reaches_the_editors_that_are_open(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        french = {"fr": {"mattingAnything": {"engineSam": "Détourage"}}}
+        bench.page.route("**/api/i18n", lambda route: route.fulfill(json=french))
+        try:
+            bench.set(**{"Comfy.Locale": "fr"})
+            bench.wait_state("ready", "Détourage")
+            assert near(bench.points()[0][:2], (200, 190))
+        finally:
+            bench.page.unroute_all()
+            bench.set(**{"Comfy.Locale": "en"})
+            bench.wait_state("ready", "Matting Anything")
+
+    def test_matte_this_image_makes_a_chain_that_runs(self, bench):
+        bench.page.evaluate(f"() => app.canvas.selectNode({_LOADER})")
+        count = bench.page.evaluate("app.rootGraph.nodes.length")
+        bench.command("MattingAnything.MatteThisImage")
+        bench.page.wait_for_function("(count) => app.rootGraph.nodes.length === count + 5", arg=count)
+        output = bench.page.evaluate("app.graphToPrompt().then(({ output }) => JSON.stringify(output))")
+        prompt = json.loads(output)
+        by_class = {node["class_type"]: (id, node["inputs"]) for id, node in prompt.items() if int(id) > count}
+        editor, inputs = by_class["MAM_PromptEditor"]
+        assert inputs["image"] == ["1", 0]
+        assert prompt[inputs["sam"][0]]["inputs"]["sam_name"] == "tiny_sam.pth"
+        assert prompt[inputs["m2m"][0]]["inputs"]["m2m_name"] == "tiny_m2m.pth"
+        _, composite = by_class["MAM_Composite"]
+        assert composite["image"] == [editor, 1] and composite["alpha"] == [editor, 2]
+        assert by_class["PreviewImage"][1]["images"][0] == by_class["MAM_Composite"][0]
+        # The browser has an event loop in this thread.
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(bench.server.run, prompt).result().ok
+
+    def test_without_model_files_the_chain_has_no_loaders(self, bench):
+        bench.page.route("**/api/models/*", lambda route: route.fulfill(json=[]))
+        count = bench.page.evaluate("app.rootGraph.nodes.length")
+        bench.page.evaluate(f"() => app.canvas.selectNode({_LOADER})")
+        bench.command("MattingAnything.MatteThisImage")
+        bench.page.wait_for_function("(count) => app.rootGraph.nodes.length === count + 3", arg=count)
+        kinds = bench.page.evaluate("app.rootGraph.nodes.slice(-3).map((node) => node.type)")
+        assert kinds == ["MAM_PromptEditor", "MAM_Composite", "PreviewImage"]
+
+    def test_the_menu_of_a_node_with_an_image_offers_it(self, bench):
+        offered = (
+            "(type) => { const node = app.rootGraph.nodes.find((node) => node.type === type);"
+            " return app.canvas.getNodeMenuOptions(node).some((item) => item?.content === 'Matte this image'); }"
+        )
+        assert bench.page.evaluate(offered, "LoadImage")
+        assert not bench.page.evaluate(offered, "MAM_LoadSAM")

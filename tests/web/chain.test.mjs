@@ -1,0 +1,80 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { chainParts, clearTop, imageOutput, matteThisImage, modelPair } from "../../web/js/editor/chain.mjs";
+
+test("the models of a chain belong together", () => {
+  const sams = ["sam_vit_h_4b8939.pth", "sam_vit_b_01ec64.pth"];
+  assert.deepEqual(modelPair(sams, ["mam_sam_vitb.pth"]), { sam: "sam_vit_b_01ec64.pth", m2m: "mam_sam_vitb.pth" });
+  assert.deepEqual(modelPair(["mine.safetensors"], ["my_m2m.safetensors"]), {
+    sam: "mine.safetensors",
+    m2m: "my_m2m.safetensors",
+  });
+});
+
+test("without a file of each kind there are no models", () => {
+  assert.equal(modelPair([], []), null);
+  assert.equal(modelPair(["sam_vit_b_01ec64.pth"], []), null);
+  assert.equal(modelPair([], ["mam_sam_vitb.pth"]), null);
+});
+
+test("a chain without models has no loaders, and the editor no links to any", () => {
+  const parts = chainParts(null, 2);
+  assert.deepEqual(parts.map(({ type }) => type), ["MAM_PromptEditor", "MAM_Composite", "PreviewImage"]);
+  assert.deepEqual(parts[0].from, { image: ["source", 2] });
+});
+
+test("only nodes with a picture among their outputs can be matted", () => {
+  assert.equal(imageOutput({ outputs: [{ type: "MASK" }, { type: "IMAGE" }] }), 1);
+  assert.equal(imageOutput({ outputs: [{ type: "MASK" }] }), -1);
+  assert.equal(imageOutput({}), -1);
+});
+
+test("the chain covers no node that is there", () => {
+  const others = [
+    { pos: [0, 0], size: [200, 300] },
+    { pos: [900, 100], size: [200, 500] },
+    { pos: [300, 700], size: [100, 100] },
+  ];
+  const top = clearTop(others, { left: 260, right: 1200, height: 400 }, 0);
+  for (const { pos, size } of others.slice(1)) {
+    assert.ok(top >= pos[1] + size[1] || top + 400 <= pos[1]);
+  }
+  assert.equal(clearTop(others, { left: 2000, right: 2500, height: 400 }, 0), 0);
+});
+
+test("the nodes are linked as the chain says, in one step of undo", async () => {
+  const steps = [];
+  const links = [];
+  const OUTPUTS = { MAM_PromptEditor: ["prompt", "image", "alpha"], MAM_Composite: ["composite", "cutout"] };
+  const createNode = (type) => ({
+    type,
+    size: [200, 100],
+    widgets: [{ name: "sam_name", value: "" }],
+    findOutputSlot: (name) => OUTPUTS[type].indexOf(name),
+    findInputSlot: (name) => name,
+    connect(slot, target, input) {
+      links.push([type, slot, target.type, input]);
+    },
+  });
+  const graph = {
+    nodes: [],
+    beforeChange: () => steps.push("before"),
+    afterChange: () => steps.push("after"),
+    add: (node) => steps.push(node),
+  };
+  const source = { ...createNode("VAEDecode"), graph, pos: [0, 0], outputs: [{ type: "IMAGE" }] };
+  const modelFiles = async (folder) => ({ sams: ["sam_vit_b.pth"], mam: ["mam_vitb.pth"] })[folder];
+  const editor = await matteThisImage({ createNode, modelFiles }, source);
+  assert.equal(editor.type, "MAM_PromptEditor");
+  assert.deepEqual([steps[0], steps.at(-1), steps.length], ["before", "after", 7]);
+  assert.deepEqual(links, [
+    ["VAEDecode", 0, "MAM_PromptEditor", "image"],
+    ["MAM_LoadSAM", 0, "MAM_PromptEditor", "sam"],
+    ["MAM_LoadM2M", 0, "MAM_PromptEditor", "m2m"],
+    ["MAM_PromptEditor", 1, "MAM_Composite", "image"],
+    ["MAM_PromptEditor", 2, "MAM_Composite", "alpha"],
+    ["MAM_Composite", 1, "PreviewImage", "images"],
+  ]);
+  assert.equal(steps.find(({ type }) => type === "MAM_LoadSAM").widgets[0].value, "sam_vit_b.pth");
+});

@@ -1,0 +1,379 @@
+/**
+ * The live job: one node beside the graph's own, asked for alone through ComfyUI's queue.
+ *
+ * It encodes one frame and, if a target is named, mattes it on ComfyUI's own device. Nothing else of the graph runs,
+ * and no result of it is dropped, because the whole API prompt goes along.
+ *
+ * The jobs have a websocket of their own: through the page's, a failed preview would open ComfyUI's error dialog, and
+ * every preview would light up nodes.
+ */
+
+import { LiveError } from "./live.mjs";
+import { t } from "./texts.mjs";
+
+/** @typedef {import("./live.mjs").Answer} Answer */
+/** @typedef {import("./live.mjs").Progress} Progress */
+/** @typedef {{ class_type: string, inputs: Record<string, unknown>, _meta?: { title?: string } }} ApiNode */
+/** @typedef {Record<string, ApiNode>} ApiPrompt */
+/** @typedef {(path: string, options?: RequestInit) => Promise<Response>} Fetch */
+
+const EDITOR_NODE = "MAM_PromptEditor";
+const LIVE_NODE = "MAM_LivePicture";
+const VALUE_INPUT = "prompts";
+const OPENING_MS = 5_000;
+const ASKING_MS = 500;
+const RECENT_JOBS = 100;
+
+/** @param {unknown} value @param {ApiPrompt} prompt @returns {value is [string, number]} */
+function isLink(value, prompt) {
+  return Array.isArray(value) && value.length === 2 && typeof value[0] === "string" && value[0] in prompt;
+}
+
+/**
+ * What the picture and the engine of an editor come from: every node before it and its own settings, all but the
+ * drawing. Two equal signatures mean the same picture, models and merging.
+ *
+ * @param {ApiPrompt} prompt
+ * @param {string} editorId
+ * @returns {string} "" when the editor is not in the prompt
+ */
+export function signatureOf(prompt, editorId) {
+  const editor = prompt[editorId];
+  if (!editor) {
+    return "";
+  }
+  /** @type {Map<string, string>} */
+  const known = new Map();
+  /** @param {string} id @param {ApiNode} node @param {(name: string) => boolean} counts */
+  const describe = (id, node, counts) => {
+    known.set(id, "");
+    const inputs = Object.keys(node.inputs)
+      .filter(counts)
+      .sort()
+      .map((name) => {
+        const value = node.inputs[name];
+        const origin = isLink(value, prompt) ? value[0] : undefined;
+        const before = origin === undefined ? undefined : prompt[origin];
+        if (origin !== undefined && before && !known.has(origin)) {
+          describe(origin, before, () => true);
+        }
+        return [name, value];
+      });
+    known.set(id, JSON.stringify([node.class_type, inputs]));
+  };
+  describe(editorId, editor, (name) => name !== VALUE_INPUT);
+  const own = known.get(editorId);
+  known.delete(editorId);
+  return JSON.stringify([own, ...[...known].sort(([a], [b]) => (a < b ? -1 : 1))]);
+}
+
+/**
+ * @param {ApiPrompt} prompt
+ * @param {string} editorId
+ * @param {{ frame: number, target: number, text: string }} wanted target -1: only encode
+ * @returns {{ prompt: ApiPrompt, liveId: string }} the prompt with the live node in it, and that node's id
+ */
+export function withLiveNode(prompt, editorId, { frame, target, text }) {
+  const editor = prompt[editorId];
+  if (!editor) {
+    throw new LiveError("failed", t("previewNotInPrompt"));
+  }
+  let liveId = `${editorId}-live`;
+  while (liveId in prompt) {
+    liveId += "-live";
+  }
+  const inputs = { ...editor.inputs, frame, target, [VALUE_INPUT]: text };
+  return { prompt: { ...prompt, [liveId]: { class_type: LIVE_NODE, inputs } }, liveId };
+}
+
+/**
+ * @param {ApiPrompt} prompt
+ * @param {readonly string[]} candidates ids under which a node may stand in it: a subgraph is there once per instance
+ * @returns {string | undefined}
+ */
+export function editorIn(prompt, candidates) {
+  return candidates.find((id) => prompt[id]?.class_type === EDITOR_NODE);
+}
+
+/**
+ * Posts live jobs and follows them.
+ */
+export class LiveJobs {
+  /**
+   * @param {object} server
+   * @param {Fetch} server.fetchApi
+   * @param {(clientId: string) => string} server.socketUrl
+   * @param {typeof WebSocket} [server.Socket]
+   * @param {() => string} [server.uuid]
+   */
+  constructor({ fetchApi, socketUrl, Socket = globalThis.WebSocket, uuid = randomUuid }) {
+    this.fetchApi = fetchApi;
+    this.socketUrl = socketUrl;
+    this.Socket = Socket;
+    this.uuid = uuid;
+    this.clientId = uuid().replaceAll("-", "");
+    /** @type {Map<string, (type: string, data: any) => void>} */
+    this.following = new Map();
+    /** @type {Set<string>} the jobs of late, which the history may still hold */
+    this.recent = new Set();
+    /** @type {Promise<boolean> | null} */
+    this.opened = null;
+  }
+
+  /** How many live jobs are in ComfyUI's queue. */
+  get count() {
+    return this.following.size;
+  }
+
+  /**
+   * Runs the live node of a prompt.
+   *
+   * @param {{ prompt: ApiPrompt, liveId: string, workflow?: unknown }} job
+   * @param {{ signal: AbortSignal, onProgress: (progress: Progress) => void }} watching
+   * @returns {Promise<Answer>}
+   * @throws {LiveError} with ComfyUI's own sentence when the job is refused or fails
+   */
+  async run({ prompt, liveId, workflow }, { signal, onProgress }) {
+    signal.throwIfAborted();
+    const connected = await this.connect();
+    signal.throwIfAborted();
+    const promptId = this.uuid();
+    this.recent.add(promptId);
+    for (const id of [...this.recent].slice(0, -RECENT_JOBS)) {
+      this.recent.delete(id);
+    }
+    const over = this.follow(promptId, prompt, liveId, onProgress, signal);
+    // The promise is awaited below; were the post to fail first, nobody would be listening.
+    over.answer.catch(() => {});
+    try {
+      await this.post(promptId, prompt, liveId, workflow);
+      if (!connected) {
+        void this.poll(promptId);
+      }
+      return await over.answer;
+    } catch (error) {
+      if (signal.aborted) {
+        void this.withdraw(promptId);
+      }
+      throw error;
+    } finally {
+      // The history entry is written after the answer has come; the last message says when.
+      void over.end.then(() => this.forget(promptId));
+    }
+  }
+
+  /** @param {string} promptId @param {ApiPrompt} prompt @param {string} liveId @param {unknown} workflow */
+  async post(promptId, prompt, liveId, workflow) {
+    const response = await this.fetchApi("/prompt", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({
+        client_id: this.clientId,
+        prompt_id: promptId,
+        prompt,
+        front: true,
+        partial_execution_targets: [liveId],
+        extra_data: workflow === undefined ? {} : { extra_pnginfo: { workflow } },
+      }),
+    }).catch(() => {
+      throw new LiveError("failed", t("previewNoConnection"));
+    });
+    if (!response.ok) {
+      this.following.get(promptId)?.("executing", { node: null });
+      throw await refusal(response);
+    }
+  }
+
+  /**
+   * @param {string} promptId
+   * @param {ApiPrompt} prompt
+   * @param {string} liveId
+   * @param {(progress: Progress) => void} onProgress
+   * @param {AbortSignal} signal
+   */
+  follow(promptId, prompt, liveId, onProgress, signal) {
+    /** @type {(answer: Answer) => void} */
+    let answered = () => {};
+    /** @type {(error: unknown) => void} */
+    let failed = () => {};
+    /** @type {() => void} */
+    let ended = () => {};
+    /** @type {Promise<Answer>} */
+    const answer = new Promise((resolve, reject) => {
+      answered = resolve;
+      failed = reject;
+    });
+    /** @type {Promise<void>} */
+    const end = new Promise((resolve) => {
+      ended = () => {
+        this.following.delete(promptId);
+        resolve();
+        failed(new LiveError("failed", t("previewNoAnswer")));
+      };
+    });
+    signal.addEventListener("abort", () => failed(signal.reason), { once: true });
+    const title = (/** @type {string} */ id) => prompt[id]?._meta?.title ?? prompt[id]?.class_type ?? "";
+    this.following.set(promptId, (type, data) => {
+      if (type === "execution_start") {
+        onProgress({ started: true, node: "", share: null });
+      } else if (type === "executing" && data.node) {
+        onProgress({ started: true, node: data.node === liveId ? "" : title(data.node), share: null });
+      } else if (type === "progress" && data.node && data.max > 1) {
+        onProgress({ started: true, node: title(data.node), share: data.value / data.max });
+      } else if (type === "executed" && data.node === liveId && data.output?.mam_live?.[0]) {
+        answered(data.output.mam_live[0]);
+      } else if (type === "execution_error") {
+        failed(new LiveError("failed", String(data.exception_message ?? "").trim() || t("previewNoAnswer")));
+      } else if (type === "execution_interrupted") {
+        failed(new LiveError("failed", t("previewInterrupted")));
+      } else if (type === "executing" && data.node === null) {
+        ended();
+      }
+    });
+    return { answer, end };
+  }
+
+  /**
+   * Opens the websocket, or finds it open.
+   *
+   * @returns {Promise<boolean>} false when it cannot be had; the history is asked instead then
+   */
+  connect() {
+    this.opened ??= new Promise((resolve) => {
+      const socket = new this.Socket(this.socketUrl(this.clientId));
+      const late = setTimeout(() => socket.close(), OPENING_MS);
+      socket.addEventListener("open", () => {
+        clearTimeout(late);
+        resolve(true);
+      });
+      socket.addEventListener("close", () => {
+        clearTimeout(late);
+        this.opened = null;
+        resolve(false);
+        for (const promptId of this.following.keys()) {
+          void this.poll(promptId);
+        }
+      });
+      socket.addEventListener("message", ({ data }) => {
+        // Binary messages are the previews of other nodes.
+        if (typeof data === "string") {
+          const message = JSON.parse(data);
+          this.following.get(message.data?.prompt_id)?.(message.type, message.data);
+        }
+      });
+    });
+    return this.opened;
+  }
+
+  /**
+   * Follows a job by asking, where there is no websocket.
+   *
+   * @param {string} promptId
+   */
+  async poll(promptId) {
+    for (let follow; (follow = this.following.get(promptId)); ) {
+      await new Promise((resolve) => setTimeout(resolve, ASKING_MS));
+      const entry = await this.historyOf(promptId).catch(() => null);
+      if (entry === undefined && (await this.isOver(promptId))) {
+        follow("executing", { node: null });
+      }
+      if (!entry) {
+        continue;
+      }
+      for (const [node, output] of Object.entries(entry.outputs ?? {})) {
+        follow("executed", { node, output });
+      }
+      for (const [type, data] of entry.status?.messages ?? []) {
+        follow(type, data);
+      }
+      follow("executing", { node: null });
+    }
+  }
+
+  /** @param {string} promptId @returns {Promise<any>} undefined when the history has no such job */
+  async historyOf(promptId) {
+    return (await (await this.fetchApi(`/history/${promptId}`)).json())[promptId];
+  }
+
+  /** @param {string} promptId @returns {Promise<boolean>} whether the queue does not hold a job */
+  async isOver(promptId) {
+    const queue = await this.queue().catch(() => null);
+    return queue !== null && ![...queue.running, ...queue.pending].some((entry) => entry[1] === promptId);
+  }
+
+  /** @returns {Promise<{ running: any[][], pending: any[][] }>} */
+  async queue() {
+    const queue = await (await this.fetchApi("/queue")).json();
+    return { running: queue.queue_running ?? [], pending: queue.queue_pending ?? [] };
+  }
+
+  /**
+   * What a job was started with.
+   *
+   * @param {string} promptId of a job that is running or over
+   * @returns {Promise<{ prompt: ApiPrompt, workflowId: string | undefined } | undefined>}
+   */
+  async startOf(promptId) {
+    const { running } = await this.queue();
+    /** @type {any[] | undefined} */
+    const entry = running.find((job) => job[1] === promptId) ?? (await this.historyOf(promptId))?.prompt;
+    return entry && { prompt: entry[2], workflowId: entry[3]?.extra_pnginfo?.workflow?.id };
+  }
+
+  /**
+   * Takes a job out of the queue, or stops it if it runs.
+   *
+   * @param {string} promptId
+   */
+  async withdraw(promptId) {
+    await this.send("/queue", { delete: [promptId] });
+    await this.send("/interrupt", { prompt_id: promptId });
+    // A job that never ran sends no last message.
+    if (await this.isOver(promptId)) {
+      this.following.get(promptId)?.("executing", { node: null });
+    }
+  }
+
+  /** @param {string} promptId */
+  async forget(promptId) {
+    await this.send("/history", { delete: [promptId] });
+  }
+
+  /** @param {string} path @param {unknown} content */
+  async send(path, content) {
+    const headers = { "Content-Type": "application/json" };
+    // Tidying up: without a server there is nothing to tidy.
+    await this.fetchApi(path, { method: "POST", headers, body: JSON.stringify(content) }).catch(() => {});
+  }
+}
+
+/**
+ * What ComfyUI's validation said, as one sentence.
+ *
+ * @param {Response} response
+ * @returns {Promise<LiveError>}
+ */
+async function refusal(response) {
+  const said = await response.json().catch(() => ({}));
+  if (said.error?.type === "missing_node_type" && JSON.stringify(said.error).includes(LIVE_NODE)) {
+    return new LiveError("unsupported", t("previewOldServer"));
+  }
+  /** @type {{ errors?: { message: string, details?: string, extra_info?: { input_name?: string } }[] }[]} */
+  const nodes = Object.values(said.node_errors ?? {});
+  const reasons = nodes.flatMap((node) => node.errors ?? []);
+  if (reasons.some((reason) => reason.extra_info?.input_name === "image")) {
+    return new LiveError("failed", t("previewNoImage"));
+  }
+  const [first] = reasons;
+  const sentence = first ? [first.message, first.details].filter(Boolean).join(": ") : said.error?.message;
+  return new LiveError("failed", sentence || t("previewFailed", { code: response.status }));
+}
+
+/** crypto.randomUUID is missing on pages that are not served from this machine or over https. */
+function randomUuid() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (/** @type {number} */ (bytes[6]) & 0x0f) | 0x40;
+  bytes[8] = (/** @type {number} */ (bytes[8]) & 0x3f) | 0x80;
+  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+}
