@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from mam_model.in_context.decoder import DecoderConfig, InContextDecoder
 from mam_model.in_context.taps import LATENT_SCALE, NOISE_SCALE, TIMESTEP, Taps
 from tests.references import chain, in_context
+from tests.references.chain import furthest
 
 GOLDEN = in_context.GOLDEN
 # The released run and this library add the same numbers in the same order; other processors do not.
@@ -38,11 +39,6 @@ full_size = pytest.mark.skipif(
 def one_thread():
     with chain.single_thread(), torch.inference_mode():
         yield
-
-
-def furthest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return float((ours.double() - theirs.double()).abs().max())
 
 
 def tokens_of(feature: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

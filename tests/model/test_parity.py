@@ -30,6 +30,7 @@ from mam_model.merge import MergeOptions, merge, os8_weight, unknown_area
 from mam_model.prompt import Prompt
 from mam_model.sam import Sam, SamConfig
 from tests.references import chain
+from tests.references.chain import furthest
 from tests.references.sparse import unpacked_bits, unpacked_sparse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,11 +51,6 @@ full_size = pytest.mark.skipif(
 def one_thread():
     with chain.single_thread(), torch.inference_mode():
         yield
-
-
-def furthest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return float((ours.double() - theirs.double()).abs().max())
 
 
 def spread(ours: torch.Tensor, theirs: torch.Tensor) -> float:

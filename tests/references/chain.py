@@ -49,6 +49,12 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def furthest(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference of two tensors of one shape."""
+    assert ours.shape == theirs.shape
+    return float((ours.double() - theirs.double()).abs().max())
+
+
 def reference_sam() -> Sam:
     sam = Sam(CONFIG).eval()
     sam.load_state_dict(hashed_sam(sam.state_dict()))
