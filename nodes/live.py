@@ -42,7 +42,7 @@ _MOST_SESSIONS = 16
 _SHOWN_PX = 1024
 # GrabCut's time grows with the pixels; at this size it follows the hand.
 _CLASSICAL_PX = 512
-_SEGMENT_PX = {"mask": 192, "matte": 320}
+_SEGMENT_PX = {"mask": 160, "matte": 256}
 
 
 class SessionGone(LookupError):
