@@ -57,12 +57,6 @@ class DiffusionBackbone:
         return cls(model, vae, context)
 
     @property
-    def predicts_noise(self) -> bool:
-        """True for the 512-pixel base model and its like: they fit, but their features are not quite those of the
-        768-pixel model, which predicts v."""
-        return self.model.model.model_type == comfy.model_base.ModelType.EPS
-
-    @property
     def identity(self) -> tuple:
         """Equal for two backbones that give the same features; a LoRA makes another one."""
         return id(self.model.model), self.model.patches_uuid
@@ -104,6 +98,9 @@ class DiffusionBackbone:
 def _check_unet(model: ModelPatcher, decoder: DecoderConfig) -> None:
     config = getattr(getattr(model.model, "model_config", None), "unet_config", {})
     what = _kind_of(config)
+    if what is None and model.model.model_type == comfy.model_base.ModelType.EPS:
+        # Of the same shape, but trained to predict noise at 512 pixels instead of v at 768: other features.
+        what = "the 512-pixel base model of Stable Diffusion 2"
     if what is not None:
         raise InContextError(f"The checkpoint is {what}. {_LOAD_THIS}")
     channels = config["model_channels"] * config["channel_mult"][-1]

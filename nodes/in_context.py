@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -33,11 +32,6 @@ from .models import (
     shared_in_context_decoder,
 )
 from .previews import show, show_alphas
-
-_BASE_MODEL_WARNING = (
-    "This Stable Diffusion 2 model predicts noise, as the 512-pixel base model does. In-Context Matting was trained on "
-    "the 768-pixel model v2-1_768-ema-pruned, which predicts v; mattes may be worse with this one."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,20 +154,7 @@ class LoadModel(io.ComfyNode):
     def execute(cls, model: ModelPatcher, vae: VAE, clip: CLIP, decoder_name: str) -> io.NodeOutput:
         decoder = shared_in_context_decoder(decoder_name)
         backbone = DiffusionBackbone.of(model, vae, clip, decoder.network.config)
-        if backbone.predicts_noise:
-            _warn(_BASE_MODEL_WARNING)
         return io.NodeOutput(InContextModel(backbone, decoder))
-
-
-def _warn(sentence: str) -> None:
-    """Says it in the log and on the node that runs."""
-    from comfy_execution.utils import get_executing_context
-    from server import PromptServer
-
-    logging.warning("Matting Anything: %s", sentence)
-    context = get_executing_context()
-    if context is not None:
-        PromptServer.instance.send_progress_text(sentence, context.node_id)
 
 
 class InContextReference(io.ComfyNode):

@@ -639,24 +639,25 @@ def test_a_diffusion_model_is_known_by_its_weights(comfyui, shapes, kind):
 
 @pytest.mark.slow
 def test_the_base_model_of_a_file_is_told_from_the_one_that_predicts_v(comfyui, diffusion, tmp_path):
+    from comfy.model_base import ModelType
     from comfy.sd import load_checkpoint_guess_config
 
-    backbone = comfyui.module("nodes.diffusion_backbone").DiffusionBackbone
     base = diffusion_checkpoints.save_diffusion_checkpoint(tmp_path / "base.safetensors", v_prediction=False)
     with torch.inference_mode():
         model, *_ = load_checkpoint_guess_config(str(base), output_vae=False, output_clip=False)
     base.unlink()
-    assert backbone(model, None, None).predicts_noise
-    assert not backbone(diffusion[0], None, None).predicts_noise
+    assert model.model.model_type == ModelType.EPS
+    assert diffusion[0].model.model_type == ModelType.V_PREDICTION
 
 
-def test_the_base_model_runs_with_a_warning(comfy, workflow, loading, diffusion, monkeypatch, caplog):
+def test_the_base_model_is_refused_by_name(comfy, workflow, loading, diffusion, monkeypatch):
     from comfy.model_base import ModelType
 
     monkeypatch.setattr(diffusion[0].model, "model_type", ModelType.EPS)
     run = comfy.run({**workflow(None), **loading()})
-    assert run.ok, run.error
-    assert "512-pixel base model" in caplog.text
+    assert not run.ok and run.failed_node == "icm"
+    assert "The checkpoint is the 512-pixel base model of Stable Diffusion 2." in run.error
+    assert "Get v2-1_768-ema-pruned.safetensors" in run.error
 
 
 @pytest.mark.parametrize("missing", ["CLIP", "VAE"])
