@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +58,22 @@ _BUILD = """async ([file, models]) => {
 # The editor nodes of the graph that is open, in their order.
 _EDITORS = 'app.canvas.graph.nodes.filter((node) => node.comfyClass === "MAM_PromptEditor")'
 
+
+# The editor asks the queue, and then the history, what has run, to know what its session was made from.
+_TELL_WHEN_ASKED_WHAT_RAN = """() => {
+  const { api } = window.comfyAPI.api;
+  const { fetchApi } = api;
+  window.askedWhatRan = false;
+  api.fetchApi = async (path, ...options) => {
+    const response = await fetchApi.call(api, path, ...options);
+    const isTold = path === "/queue" && (await response.clone().json()).queue_running?.length > 0;
+    if (isTold || (path.startsWith("/history/") && response.ok)) {
+      api.fetchApi = fetchApi;
+      window.askedWhatRan = true;
+    }
+    return response;
+  };
+}"""
 
 _LOADER = 'app.rootGraph.nodes.find((node) => node.type === "LoadImage")'
 
@@ -591,10 +606,11 @@ class TestRunning:
     def test_after_a_run_the_next_edit_needs_no_job(self, bench):
         bench.set(Live=False)
         bench.click(200, 190)
-        # The editor asks what has run, to know what its session was made from.
-        with bench.page.expect_response(re.compile(r"/api/(queue|history/.+)$")):
-            bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
         bench.wait_run()
+        bench.page.wait_for_function("window.askedWhatRan")
+        bench.settle()
         bench.set(Live=True)
         bench.wait_ready()
         bench.click(300, 100)
@@ -618,8 +634,11 @@ class TestRunning:
 
     def test_live_jobs_leave_nothing_in_the_history_and_are_not_announced(self, bench):
         announced = bench.page.get_by_text("Job completed")
-        # That of an earlier run goes by itself.
-        announced.first.wait_for(state="hidden")
+        # Announcements of earlier runs wait for their turn, and a fresh page has none.
+        bench.page.reload()
+        bench.page.wait_for_function("window.app?.rootGraph && document.querySelector('#graph-canvas')")
+        bench.page.wait_for_timeout(1500)
+        bench.build()
         bench.click(200, 190)
         bench.wait_ready()
         bench.wait_server("/api/history", "(all) => Object.keys(all).length === 0")
