@@ -215,8 +215,12 @@ class Session:
         self._busy = False
         self._waiting: asyncio.Future | None = None
         self._last: tuple[tuple, Prompt] | None = None
+        # The matte that was begun before it was asked for, and the prompt it is of.
+        self._ahead: tuple[tuple, asyncio.Future] | None = None
 
-    async def ask(self, drawn: DrawnPrompt, drawn_on: tuple[float, float], stage: str) -> LiveMatte:
+    async def ask(
+        self, drawn: DrawnPrompt, drawn_on: tuple[float, float], stage: str, ahead: bool = False
+    ) -> LiveMatte:
         """The matte of a prompt, made in the live thread. Only in the server's event loop.
 
         While one question is answered, one may wait; a newer one takes its place.
@@ -224,6 +228,8 @@ class Session:
         Args:
             drawn_on: width and height of the picture it was drawn on; (0, 0) when it is this one.
             stage: "mask" for the hard mask alone, which is quick, or "matte".
+            ahead: the matte of the same prompt will be asked for next, and is begun while the mask travels and is
+                painted.
         Raises:
             Superseded: when a newer question came.
             SessionGone: when the embedding left the memory.
@@ -231,6 +237,11 @@ class Session:
         """
         loop = asyncio.get_running_loop()
         asked = time.perf_counter()
+        begun, self._ahead = self._ahead, None
+        if begun is not None:
+            if stage == "matte" and begun[0] == (drawn, drawn_on):
+                return await begun[1]
+            begun[1].cancel()
         if self._busy:
             if self._waiting is not None and not self._waiting.done():
                 self._waiting.set_exception(Superseded())
@@ -244,9 +255,15 @@ class Session:
                 raise
         self._busy = True
         try:
-            return await loop.run_in_executor(_thread, self._answer, drawn, drawn_on, stage, asked)
+            answer = await loop.run_in_executor(_thread, self._answer, drawn, drawn_on, stage, asked)
         finally:
             self._let_next_one_begin()
+        if ahead and not self._busy:
+            matte = loop.run_in_executor(_thread, self._answer, drawn, drawn_on, "matte", time.perf_counter())
+            # Nobody may come for it, nor for what went wrong with it.
+            matte.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._ahead = (drawn, drawn_on), matte
+        return answer
 
     def _let_next_one_begin(self) -> None:
         turn, self._waiting = self._waiting, None

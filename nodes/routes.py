@@ -79,9 +79,12 @@ async def _matte(request: web.Request) -> web.Response:
     stage = question.get("stage")
     if stage not in live.STAGES:
         raise _Refusal(400, "bad", '"stage" is "mask" or "matte".')
+    ahead = question.get("ahead", False)
+    if not isinstance(ahead, bool):
+        raise _Refusal(400, "bad", '"ahead" is true or false.')
     session = live.session_of(_session_id(question.get("session")))
     drawn = DrawnPrompt.read(question.get("prompt"))
-    matte = await session.ask(drawn, read_size(question), stage)
+    matte = await session.ask(drawn, read_size(question), stage, ahead)
     headers = {
         "X-Mam-Region": " ".join(str(number) for number in (*matte.region, *matte.size)),
         "X-Mam-Score": f"{matte.score:.4f}",

@@ -567,3 +567,53 @@ def test_questions_of_several_sessions_are_answered_one_after_the_other(live):
 
     assert [grey(matte) for matte in asyncio.run(ask_all())] == [1, 2, 3, 4, 5, 6]
     assert engine.most_at_once == 1
+
+
+def test_a_matte_begun_ahead_is_made_once_and_given_to_who_asks_for_it(live):
+    engine = Patient()
+    session = live.Session("0", (8, 8), b"", engine)
+
+    async def ask_both():
+        engine.may_end.release()
+        await session.ask(question(live, 1), (8, 8), "mask", ahead=True)
+        await asyncio.to_thread(engine.begun.acquire, timeout=30)
+        # Nobody has asked for the matte yet, and it is under way.
+        assert await asyncio.to_thread(engine.begun.acquire, timeout=30)
+        engine.may_end.release()
+        return await session.ask(question(live, 1), (8, 8), "matte")
+
+    assert grey(asyncio.run(ask_both())) == 1
+    assert engine.asked == [1, 1]
+
+
+def test_a_matte_begun_ahead_is_not_taken_for_that_of_another_prompt(live):
+    engine = Patient()
+    engine.may_end.release(4)
+    session = live.Session("0", (8, 8), b"", engine)
+
+    async def ask_all():
+        await session.ask(question(live, 1), (8, 8), "mask", ahead=True)
+        mask = await session.ask(question(live, 2), (8, 8), "mask")
+        return mask, await session.ask(question(live, 2), (8, 8), "matte")
+
+    assert [grey(matte) for matte in asyncio.run(ask_all())] == [2, 2]
+
+
+def test_what_goes_wrong_with_a_matte_begun_ahead_is_told_to_who_asks_for_it(live):
+    engine = Patient()
+    session = live.Session("0", (8, 8), b"", engine)
+
+    def fails(prompt, stage, timing):
+        if stage == "matte":
+            raise live.SessionGone
+        return torch.ones(8, 8), 1.0
+
+    engine.matte = fails
+
+    async def ask_both():
+        await session.ask(question(live, 1), (8, 8), "mask", ahead=True)
+        with pytest.raises(live.SessionGone):
+            await session.ask(question(live, 1), (8, 8), "matte")
+        return await session.ask(question(live, 1), (8, 8), "mask")
+
+    assert grey(asyncio.run(ask_both())) == 255

@@ -196,6 +196,7 @@ BAD = {
     "a box without area": ({"prompt": {"box": {"x": 1, "y": 2, "width": 0, "height": 5}}}, "has no area"),
     "a stroke of another kind": ({"prompt": {"strokes": [{"kind": "spray"}]}}, "its kind is one of"),
     "1,001 points": ({"prompt": {"points": [{"x": 1, "y": 2, "label": 1}] * 1001}}, "the most is 1,000"),
+    "a text for yes or no": ({"ahead": "yes"}, "true or false"),
     "a width of text": ({"width": "96"}, "is a number, not a text"),
     "a negative height": ({"height": -64}, "cannot be negative"),
     "a picture of another shape": ({"width": 64, "height": 96}, "64 x 96 pixels, but this one is 96 x 64"),

@@ -171,6 +171,20 @@ test("a drag asks for masks only, one at a time, and the newest place is the nex
   assert.deepEqual(scene.log, ["mask 11", "mask 13", "matte 13"]);
 });
 
+test("the worker may begin with the matte that is its next question, which no matte of a drag is", async () => {
+  const scene = await Scene.ready();
+  await scene.draw(drawn([11, 20]), true);
+  assert.equal(scene.last.ahead, false);
+  await scene.answers();
+  await scene.draw(drawn([12, 20]));
+  assert.deepEqual([scene.last.stage, scene.last.ahead], ["mask", true]);
+  await scene.answers();
+  assert.deepEqual([scene.last.stage, scene.last.ahead], ["matte", false]);
+  await scene.answers();
+  await scene.draw(drawn([13, 20], [50, 60]), false, [0, 1]);
+  assert.deepEqual([scene.last.stage, scene.last.ahead], ["mask", false]);
+});
+
 test("a matte of what is no longer drawn so is not waited for", async () => {
   const scene = await Scene.ready();
   await scene.draw(drawn([11, 20]));

@@ -52,6 +52,7 @@ import { t } from "./texts.mjs";
  * @property {Prompt} prompt
  * @property {number} width of the picture the prompt was drawn on
  * @property {number} height
+ * @property {boolean} ahead whether the matte of this prompt is asked for next, so that the worker may begin with it
  */
 /**
  * @typedef {object} Transport
@@ -391,6 +392,12 @@ export class LiveClient {
     return answer.queue_ms + this.roundTripMs < (this.workerMs ?? answer.worker_ms ?? Infinity);
   }
 
+  /** @param {Answer} session @param {Wish} wish @returns {boolean} whether its matte is the worker's next question */
+  leadsToMatte(session, wish) {
+    const unseen = this.wishes().filter(({ key }) => !this.mattes.has(key));
+    return wish.stage === "mask" && !this.gesture && unseen.length === 1 && !this.goesByQueue(session);
+  }
+
   /** Compares what the session was made from with the graph as it is. */
   async check() {
     const abort = new AbortController();
@@ -416,7 +423,9 @@ export class LiveClient {
     this.underWay = { abort, wish, isJob: false };
     this.say("working", t(wish.stage === "mask" ? "previewMask" : "previewMatte"));
     const { width, height } = drawing;
-    const question = { session: session.session, stage: wish.stage, prompt: wish.prompt, width, height };
+    const { stage, prompt } = wish;
+    const ahead = this.leadsToMatte(session, wish);
+    const question = { session: session.session, stage, prompt, width, height, ahead };
     const began = this.transport.now();
     try {
       const matte = await this.transport.ask(question, abort.signal);
