@@ -189,6 +189,8 @@ class Bench:
         """Until the live preview of the first editor is in this state, with this in its sentence."""
         found = "const line = document.querySelector('.mam-status'); "
         found += "return line?.dataset.state === state && line.querySelector('.mam-said').innerText.includes(text);"
+        # What was done just before is to have reached the editor.
+        self.settle()
         self.page.wait_for_function(f"([state, text]) => {{ {found} }}", arg=[state, text], timeout=30_000)
 
     def wait_value(self, count: int, index: int = 0):
@@ -341,7 +343,6 @@ class TestDrawing:
         assert [job["partial_execution_targets"] for job in bench.jobs()] == [["2-live"]]
         assert bench.questions() == []
         bench.click(300, 100)
-        bench.page.wait_for_function("document.querySelector('.mam-status').dataset.state === 'ready'")
         bench.wait_ready()
         assert [question["stage"] for question in bench.questions()] == ["mask", "matte"]
         sent = bench.questions("matte")[0]
@@ -559,7 +560,6 @@ class TestSource:
         bench.wait_ready()
         bench.page.evaluate(f"() => {{ {_EDITORS}[0].widgets.find(({{ name }}) => name === 'width_os8').value = 21; }}")
         bench.click(300, 100)
-        bench.page.wait_for_function("document.querySelector('.mam-status').dataset.state !== 'ready'")
         bench.wait_ready()
         assert bench.jobs()[-1]["prompt"]["2-live"]["inputs"]["width_os8"] == 21
 
@@ -581,7 +581,7 @@ class TestSource:
         first = bench.pixels()
         bench.page.locator(".mam-frames button").nth(1).click()
         bench.page.wait_for_function("document.querySelector('.mam-frames input[type=range]').value === '2'")
-        bench.page.wait_for_function("!/Encoding/.test(document.querySelector('.mam-said').innerText)")
+        bench.wait_state("idle")
         assert [job["prompt"]["2-live"]["inputs"]["frame"] for job in bench.jobs() if "2-live" in job["prompt"]] == [1]
         assert np.abs(bench.pixels().astype(int) - first).mean() > 20
 
@@ -623,7 +623,6 @@ class TestRunning:
             bench.click(200, 190)
             bench.wait_ready()
             bench.click(300, 100)
-            bench.page.wait_for_function("document.querySelector('.mam-status').dataset.state === 'working'")
             bench.wait_ready()
         finally:
             bench.set(LiveEngine="automatic")
@@ -673,7 +672,6 @@ class TestErrors:
         gone = {"error": "Run a live job again.", "state": "gone"}
         bench.page.route("**/mam/live", lambda route: route.fulfill(status=404, json=gone), times=1)
         bench.click(300, 100)
-        bench.page.wait_for_function("document.querySelector('.mam-status').dataset.state === 'ready'")
         bench.wait_ready()
         assert len(bench.jobs()) == 2
 
