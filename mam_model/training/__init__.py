@@ -1,0 +1,1 @@
+"""Training: rendered pictures with exact alpha, losses, and the loops that fit the networks."""

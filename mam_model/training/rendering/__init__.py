@@ -1,0 +1,1 @@
+"""The parts from which `render` builds a training picture: textures, shapes, strands, subjects and a camera."""
