@@ -28,10 +28,17 @@ from pathlib import Path
 import environment
 
 WORKFLOWS = environment.REPOSITORY / "workflows"
-# What the workflows load: the main job puts these into ComfyUI's input folder.
-PICTURES = ("astronaut.png",)
+# What the workflows load from ComfyUI's input folder.
+PICTURES = ("astronaut.png", "background.png", "products/one.png", "products/two.png", "scene.png", "scene-alpha.png")
+VIDEOS = ("clip.mp4",)
 # Weights for ComfyUI's own loaders, which offer only what is there; ours offer what was published.
-CHECKPOINTS = ("v2-1_768-ema-pruned.safetensors",)
+CHECKPOINTS = (
+    "v2-1_768-ema-pruned.safetensors",
+    "sd_xl_base_1.0.safetensors",
+    "512-inpainting-ema.safetensors",
+    "instruct-pix2pix-00-22000.safetensors",
+    "sam3.1_multiplex_fp16.safetensors",
+)
 RENDERERS = {"classic": False, "Nodes 2.0": True}
 VIEWPORT_PX = {"width": 1680, "height": 1000}
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -220,12 +227,20 @@ def front_end(address: str) -> Iterator[FrontEnd]:
 
 
 def put_pictures(folder: Path) -> None:
-    """Writes stand-ins for the pictures that the workflows load."""
+    """Writes stand-ins for the pictures and videos that the workflows load; it needs ComfyUI's packages."""
+    import av
     from PIL import Image
 
-    folder.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGB", (512, 512), (120, 140, 160))
     for name in PICTURES:
-        Image.new("RGB", (512, 512), (120, 140, 160)).save(folder / name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / name)
+    for name in VIDEOS:
+        with av.open(str(folder / name), "w") as video:
+            stream = video.add_stream("h264", rate=8, width=512, height=512, pix_fmt="yuv420p")
+            for _ in range(3):
+                video.mux(stream.encode(av.VideoFrame.from_image(picture)))
+            video.mux(stream.encode(None))
 
 
 def put_checkpoints(models: Path) -> None:

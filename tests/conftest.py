@@ -74,6 +74,34 @@ def tiny_diffusion_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_stable_diffusion_1_file(tmp_path_factory) -> Path:
+    """A small Stable Diffusion 1.5, likewise."""
+    import diffusion_checkpoints
+
+    return diffusion_checkpoints.save_stable_diffusion_1_checkpoint(
+        tmp_path_factory.mktemp("tiny") / "sd15.safetensors"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_inpainting_file(tmp_path_factory) -> Path:
+    """A small inpainting model of its kind; it also sees a mask and the masked picture."""
+    import diffusion_checkpoints
+
+    path = tmp_path_factory.mktemp("tiny") / "inpainting.safetensors"
+    return diffusion_checkpoints.save_stable_diffusion_1_checkpoint(path, in_channels=9)
+
+
+@pytest.fixture(scope="session")
+def tiny_instruct_pix2pix_file(tmp_path_factory) -> Path:
+    """A small InstructPix2Pix; it also sees the latents of a picture."""
+    import diffusion_checkpoints
+
+    path = tmp_path_factory.mktemp("tiny") / "instruct_pix2pix.safetensors"
+    return diffusion_checkpoints.save_stable_diffusion_1_checkpoint(path, in_channels=8)
+
+
+@pytest.fixture(scope="session")
 def tiny_in_context_file(tmp_path_factory) -> Path:
     """A decoder of In-Context Matting for `tiny_diffusion_file`, in the authors' format, with seeded random weights."""
     import diffusion_checkpoints

@@ -1,12 +1,12 @@
-"""A small Stable Diffusion 2.1 in the published single-file layout, and a decoder of In-Context Matting for it.
+"""Small diffusion models in the published single-file layouts, and a decoder of In-Context Matting for one of them.
 
 All weights are random and seeded.
 
-ComfyUI's Load Checkpoint takes it for what it imitates: the UNet has the blocks, transformers and 64-channel heads of
-the real one, but 320 channels at every level. Two parts differ for the sake of time and disk. The autoencoder is the
-tiny one of the same latents that ComfyUI also reads (TAESD). The text encoder has to have its full size, because
-ComfyUI builds no other; all of its layers but the first are zero, which passes the text through, and lie in the file as
-holes, so that 940 MB of file take about 260 MB of disk.
+ComfyUI's Load Checkpoint takes them for what they imitate, Stable Diffusion 2.1, or 1.5 and its kin: the UNet has the
+blocks, transformers and heads of the real one, but 320 channels at every level. Two parts differ for the sake of time
+and disk. The autoencoder is the tiny one of the same latents that ComfyUI also reads (TAESD). The text encoder has to
+have its full size, because ComfyUI builds no other; all of its layers but the first are zero, which passes the text
+through, and lie in the file as holes, so that 940 MB of file (2.1) take about 260 MB of disk.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import torch
 
 TEXT_CHANNELS = 1024
 _TEXT_LAYERS = 24
+CLIP_L_CHANNELS = 768
+_CLIP_L_LAYERS = 12
 _VOCABULARY = 49408
 # The start token, the end token and the padding of an empty prompt.
 _TOKENS_OF_NO_TEXT = (49406, 49407, 0)
@@ -37,7 +39,7 @@ class Weight:
 
 
 def save_diffusion_checkpoint(path: Path, *, seed: int = 0, v_prediction: bool = True) -> Path:
-    """Writes UNet, autoencoder and text encoder as one float16 .safetensors file.
+    """Writes UNet, autoencoder and text encoder of Stable Diffusion 2.1 as one float16 .safetensors file.
 
     Args:
         v_prediction: as the 768-pixel model of 2.1; False imitates the 512-pixel base model, which predicts noise.
@@ -47,6 +49,26 @@ def save_diffusion_checkpoint(path: Path, *, seed: int = 0, v_prediction: bool =
         **_prefixed("first_stage_model", _autoencoder_weights()),
         **_prefixed("cond_stage_model.model", _text_encoder_weights()),
     }
+    return _save(path, weights, seed)
+
+
+def save_stable_diffusion_1_checkpoint(path: Path, *, in_channels: int = 4, seed: int = 0) -> Path:
+    """Writes the same of Stable Diffusion 1.5, which loads faster, because its text encoder is a third of the size.
+
+    Args:
+        in_channels: 4; or 8 for InstructPix2Pix, which also sees the latents of a picture; or 9 for an inpainting
+            model, which also sees a mask and the masked picture.
+    """
+    unet = unet_weights(context=CLIP_L_CHANNELS, in_channels=in_channels, linear=False, v_prediction=False)
+    weights = {
+        **_prefixed("model.diffusion_model", unet),
+        **_prefixed("first_stage_model", _autoencoder_weights()),
+        **_prefixed("cond_stage_model.transformer.text_model", _clip_l_weights()),
+    }
+    return _save(path, weights, seed)
+
+
+def _save(path: Path, weights: dict[str, Weight], seed: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, weights, torch.Generator().manual_seed(seed))
     return path
@@ -100,6 +122,7 @@ def unet_weights(
     Args:
         channels: of each level. (320, 640, 1280, 1280) are the real ones.
         context: channels of the text encoder: 1024 for Stable Diffusion 2, 768 for 1.
+        in_channels: 4 of the noisy latents, and those of what else the model sees.
         linear: projections around a transformer are linear layers (2) instead of 1 x 1 convolutions (1).
         v_prediction: ComfyUI tells the 768-pixel model from the 512-pixel one by the spread of one bias.
     """
@@ -137,7 +160,7 @@ def unet_weights(
             if level and index == 2:
                 weights |= _layer(f"output_blocks.{number}.{part}.conv", width, width, 3, 3)
             number += 1
-    return {**weights, **_norm("out.0", width), **_layer("out.2", in_channels, width, 3, 3)}
+    return {**weights, **_norm("out.0", width), **_layer("out.2", 4, width, 3, 3)}
 
 
 def _layer(name: str, *shape: int, bias: bool = True, gain: float = 1.0) -> dict[str, Weight]:
@@ -223,6 +246,28 @@ def _text_encoder_weights() -> dict[str, Weight]:
         }
         layers[f"{name}.attn.in_proj_weight"] = layers.pop(f"{name}.attn.in_proj.weight")
         layers[f"{name}.attn.in_proj_bias"] = layers.pop(f"{name}.attn.in_proj.bias")
+        weights |= {key: weight if number == 0 else Weight(weight.shape) for key, weight in layers.items()}
+    return weights
+
+
+def _clip_l_weights() -> dict[str, Weight]:
+    """CLIP ViT-L's text tower in the names of transformers; only the first layer and the tokens of "" are not zero."""
+    width = CLIP_L_CHANNELS
+    weights = {
+        "embeddings.token_embedding.weight": Weight((_VOCABULARY, width)),
+        "embeddings.position_embedding.weight": Weight((77, width), deviation=0.3),
+        **_norm("final_layer_norm", width),
+    }
+    for number in range(_CLIP_L_LAYERS):
+        name = f"encoder.layers.{number}"
+        layers = {
+            **_norm(f"{name}.layer_norm1", width),
+            **_norm(f"{name}.layer_norm2", width),
+            **_layer(f"{name}.mlp.fc1", 4 * width, width),
+            **_layer(f"{name}.mlp.fc2", width, 4 * width),
+        }
+        for part in ("q", "k", "v", "out"):
+            layers |= _layer(f"{name}.self_attn.{part}_proj", width, width)
         weights |= {key: weight if number == 0 else Weight(weight.shape) for key, weight in layers.items()}
     return weights
 
