@@ -9,7 +9,7 @@ parameters of the evaluation code that Deep Image Matting (Xu et al. 2017) hande
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,10 @@ CONNECTIVITY_STEP = 0.1
 CONNECTIVITY_THETA = 0.15
 MATCHING_IOU = 0.5
 SIMILARITY_SLOPE = 10.0
+
+# What can be measured of a matte, and which of these IMQ exists with.
+KINDS = ("sad", "mse", "mad", "grad", "conn")
+QUALITY_KINDS = ("mad", "mse", "grad", "conn")
 
 # An alpha, a trimap, or a stack of alphas.
 Picture = Tensor | np.ndarray
@@ -81,7 +85,7 @@ class InstanceQuality:
 
 
 def score_matte(
-    predicted: Picture, truth: Picture, trimap: Picture | None = None
+    predicted: Picture, truth: Picture, trimap: Picture | None = None, *, kinds: Collection[str] = KINDS
 ) -> tuple[MatteScores, MatteScores | None]:
     """All five errors of a matte, in the units that papers print.
 
@@ -90,6 +94,7 @@ def score_matte(
         truth: [H, W], 0..1.
         trimap: [H, W] of 0, 0.5 and 1. What is nearer to 0.5 than to 0 and 1 is the unknown band; so 128 of an 8-bit
             trimap counts as unknown.
+        kinds: of KINDS, which errors are wanted; the others are NaN. Grad and Conn take most of the time.
 
     Returns:
         The errors over the whole picture, and those over the band, which are None without a trimap. Gradients and
@@ -103,17 +108,17 @@ def score_matte(
     everywhere = np.ones(truth.shape, dtype=bool)
     band = None if trimap is None else _region(trimap, truth.shape)
     difference = np.abs(predicted - truth)
-    gradient = _gradient_errors(predicted, truth)
-    connectivity = _connectivity_errors(predicted, truth)
+    gradient = _gradient_errors(predicted, truth) if "grad" in kinds else None
+    connectivity = _connectivity_errors(predicted, truth) if "conn" in kinds else None
 
     def over(region: np.ndarray) -> MatteScores:
         inside = difference[region]
         return MatteScores(
-            sad=float(inside.sum()) / 1000,
-            mse=float(np.square(inside).mean()) * 1000,
-            mad=float(inside.mean()) * 1000,
-            grad=float(gradient[region].sum()) / 1000,
-            conn=float(connectivity[region].sum()) / 1000,
+            sad=float(inside.sum()) / 1000 if "sad" in kinds else math.nan,
+            mse=float(np.square(inside).mean()) * 1000 if "mse" in kinds else math.nan,
+            mad=float(inside.mean()) * 1000 if "mad" in kinds else math.nan,
+            grad=math.nan if gradient is None else float(gradient[region].sum()) / 1000,
+            conn=math.nan if connectivity is None else float(connectivity[region].sum()) / 1000,
         )
 
     return over(everywhere), None if band is None else over(band)
@@ -198,7 +203,9 @@ def match_instances(predicted: Picture, truth: Picture, *, support_above: float 
     return _matches(predicted > support_above, truth > support_above)
 
 
-def instance_matting_quality(predicted: Picture, truth: Picture, *, support_above: float = 0.0) -> InstanceQuality:
+def instance_matting_quality(
+    predicted: Picture, truth: Picture, *, support_above: float = 0.0, kinds: Collection[str] = QUALITY_KINDS
+) -> InstanceQuality:
     """Instance matting quality (IMQ) of one picture's instances (Sun, Tang, Tai 2022, "Human Instance Matting via
     Mutual Guidance and Multi-Instance Refinement").
 
@@ -209,17 +216,19 @@ def instance_matting_quality(predicted: Picture, truth: Picture, *, support_abov
     Every matte given counts as an instance, also one that is 0 everywhere: leave out the entries of targets that were
     not found. Without instances on one side IMQ is 0; without any on both it is 1, as nothing was missed or invented.
 
-    Arguments and errors are those of `match_instances`. For a whole test set see `pooled_quality`.
+    Arguments and errors are those of `match_instances`; of the errors in QUALITY_KINDS, those not in `kinds` are left
+    out and their IMQ is NaN. For a whole test set see `pooled_quality`.
     """
     predicted, truth = _pair(predicted, truth, instances=True)
     covered, truly_covered = predicted > support_above, truth > support_above
     matches = _matches(covered, truly_covered)
     tp, fp, fn = len(matches), len(predicted) - len(matches), len(truth) - len(matches)
+    wanted = np.array([0.0 if kind in kinds else math.nan for kind in QUALITY_KINDS])
     if not len(predicted) and not len(truth):
-        return InstanceQuality(1.0, 1.0, 1.0, 1.0, tp, fp, fn)
-    similarities = np.zeros(4)
+        return InstanceQuality(*(1 + wanted).tolist(), tp, fp, fn)
+    similarities = wanted
     for i, j in matches:
-        similarities += _similarities(predicted[i], truth[j], covered[i] | truly_covered[j])
+        similarities = similarities + _similarities(predicted[i], truth[j], covered[i] | truly_covered[j], kinds)
     by_mad, by_mse, by_grad, by_conn = (similarities / (tp + (fp + fn) / 2)).tolist()
     return InstanceQuality(by_mad, by_mse, by_grad, by_conn, tp, fp, fn)
 
@@ -312,16 +321,19 @@ def _matches(covered: np.ndarray, truly_covered: np.ndarray) -> list[tuple[int, 
     return [(int(i), int(j)) for i, j in pairs if iou[i, j] >= MATCHING_IOU]
 
 
-def _similarities(predicted: np.ndarray, truth: np.ndarray, union: np.ndarray) -> np.ndarray:
-    """The similarity of two instances by MAD, MSE, Grad and Conn, each 0..1."""
-    difference = np.abs(predicted - truth)[union]
-    errors = (
-        difference,
-        np.square(difference),
-        _gradient_errors(predicted, truth)[union],
-        _connectivity_errors(predicted, truth)[union],
-    )
-    return np.array([1 - min(SIMILARITY_SLOPE * float(error.mean()), 1.0) for error in errors])
+def _similarities(predicted: np.ndarray, truth: np.ndarray, union: np.ndarray, kinds: Collection[str]) -> np.ndarray:
+    """The similarity of two instances by each of QUALITY_KINDS, 0..1; NaN where it is not in `kinds`."""
+    errors = {
+        "mad": lambda: np.abs(predicted - truth),
+        "mse": lambda: np.square(predicted - truth),
+        "grad": lambda: _gradient_errors(predicted, truth),
+        "conn": lambda: _connectivity_errors(predicted, truth),
+    }
+
+    def similarity(kind: str) -> float:
+        return 1 - min(SIMILARITY_SLOPE * float(errors[kind]()[union].mean()), 1.0)
+
+    return np.array([similarity(kind) if kind in kinds else math.nan for kind in QUALITY_KINDS])
 
 
 def _region(trimap: Picture | None, shape: tuple[int, ...]) -> np.ndarray:

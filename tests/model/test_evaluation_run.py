@@ -1,0 +1,472 @@
+"""Evaluations from end to end: what is written, how a stopped one goes on, and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from mam_model import refiner
+from mam_model.__main__ import main
+from mam_model.arguments import parser
+from mam_model.evaluation.layouts import EvaluationError, open_test_set
+from mam_model.evaluation.paper import FIGURES
+from mam_model.evaluation.protocol import ENGINES, LEVELS, MASKS, PROMPTS, Settings
+from mam_model.evaluation.record import Record
+from mam_model.evaluation.report import means, worst_first
+from mam_model.evaluation.run import evaluate
+from mam_model.evaluation.scoring import COLUMNS
+from mam_model.metrics import score_matte
+from mam_model.photo import read_photo
+
+FAST = ("--engine", "classical", "--method", "none")
+
+
+@pytest.fixture(autouse=True)
+def no_comfyui(monkeypatch):
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    checkpoints.save_tiny_sam(folder / "sams" / "sam_vit_b_tiny.pth")
+    checkpoints.save_tiny_m2m(folder / "mam" / "mam_vitb_tiny.pth")
+    return folder
+
+
+def save(path: Path, levels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(levels, np.uint8)).save(path)
+    return path
+
+
+def square(left: int, top: int = 10) -> np.ndarray:
+    """The true matte of a square of 24 pixels with a soft edge, 64 x 56."""
+    truth = np.zeros((56, 64))
+    truth[top : top + 24, left : left + 24] = 128
+    truth[top + 1 : top + 23, left + 1 : left + 23] = 255
+    return truth
+
+
+def photo(truth: np.ndarray) -> np.ndarray:
+    alpha = truth[..., None] / 255
+    levels = alpha * np.array([200, 40, 30]) + (1 - alpha) * np.array([30, 140, 40])
+    return levels + np.random.default_rng(0).integers(0, 12, levels.shape)
+
+
+def own_pictures(folder: Path, count: int = 3) -> Path:
+    for number in range(count):
+        truth = square(8 + 6 * number)
+        save(folder / "image" / f"{number}.png", photo(truth))
+        save(folder / "alpha" / f"{number}.png", truth)
+    return folder
+
+
+def people(folder: Path) -> Path:
+    first, second = square(4), square(36)
+    save(folder / "images" / "natural" / "pair.png", photo(np.maximum(first, second)))
+    save(folder / "alphas" / "natural" / "pair" / "00.png", first)
+    save(folder / "alphas" / "natural" / "pair" / "01.png", second)
+    return folder
+
+
+def run(*arguments) -> int:
+    return main(["evaluate", *(str(argument) for argument in arguments)])
+
+
+def read_scores(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "scores.csv").read_text(encoding="utf-8").splitlines()[1:]))
+
+
+def levels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def settings_of(data: Path, **changed) -> Settings:
+    return Settings("pictures", str(data), "classical", method="none", **changed)
+
+
+def test_own_pictures_are_measured_without_any_weights(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine")
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 0
+    said = capsys.readouterr()
+    assert said.out == (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    assert "SAD" in said.out and "Measured: 3 of 3 pictures" in said.out
+    assert "[3/3] 2  SAD" in said.err
+    rows = read_scores(tmp_path / "out")
+    assert [row["name"] for row in rows] == ["0", "1", "2"]
+    for row in rows:
+        matte, truth = levels(tmp_path / "out" / "mattes" / f"{row['name']}.png"), square(8 + 6 * int(row["name"]))
+        expected, _ = score_matte(matte / 255, truth / 255)
+        assert float(row["sad"]) == pytest.approx(expected.sad, abs=1e-6)
+        assert float(row["conn"]) == pytest.approx(expected.conn, abs=1e-6)
+        # The square is easy to cut out, so the prompt has reached the engine and the matte its own picture.
+        assert float(row["mad"]) < 20
+    sheet = levels(tmp_path / "out" / "worst.png")
+    assert sheet.shape[2] == 3 and sheet.std() > 10
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_matting_anything_and_sams_mask_are_measured_with_their_own_weights(tmp_path, weights, capsys):
+    data = own_pictures(tmp_path / "PPM-100", 2)
+    (data / "alpha").rename(data / "matte")
+    for engine in ("mam", "sam-mask"):
+        assert (
+            run("--data", data, "-o", tmp_path / engine, "--engine", engine, "--models", weights, "--device", "cpu")
+            == 0
+        )
+    mam, mask = ((tmp_path / engine / "summary.md").read_text(encoding="utf-8") for engine in ("mam", "sam-mask"))
+    assert "# PPM-100" in mam and "guidance alpha" in mam and "levels down" in mam
+    assert "sam_vit_b_tiny.pth: sha256" in mam and "mam_vitb_tiny.pth: sha256" in mam
+    assert "mam_vitb_tiny.pth" not in mask
+    assert "| MAM in the paper" in mam and "4.6" in mam
+    assert "cannot be compared" in mam
+    hard = levels(tmp_path / "sam-mask" / "mattes" / "0.png")
+    assert set(np.unique(hard)) == {0, 255}
+    assert len(np.unique(levels(tmp_path / "mam" / "mattes" / "0.png"))) > 2
+
+
+def test_the_guidance_and_the_prompt_reach_the_networks(tmp_path, weights):
+    data = own_pictures(tmp_path / "mine", 1)
+    mattes = {}
+    for name, words in {
+        "mask": ("--guidance", "mask"),
+        "alpha": ("--guidance", "alpha"),
+        "point": ("--guidance", "alpha", "--prompt", "point"),
+        "widths": ("--guidance", "alpha", "--widths", 0, 0, 0),
+    }.items():
+        words += ("--models", weights, "--device", "cpu", "--quick", "--worst", 0, "--quiet")
+        assert run("--data", data, "-o", tmp_path / name, *words) == 0
+        mattes[name] = levels(tmp_path / name / "mattes" / "0.png").tobytes()
+    assert len(set(mattes.values())) == 4
+    assert not (tmp_path / "mask" / "worst.png").exists()
+
+
+def test_instances_are_judged_by_their_quality(tmp_path, weights, capsys):
+    data = people(tmp_path / "HIM2K")
+    assert run("--data", data, "-o", tmp_path / "out", "--models", weights, "--device", "cpu") == 0
+    (row,) = read_scores(tmp_path / "out")
+    assert int(row["tp"]) + int(row["fn"]) == 2 == float(row["targets"])
+    assert sorted(path.name for path in (tmp_path / "out" / "mattes" / "pair").iterdir()) == ["00.png", "01.png"]
+    said = capsys.readouterr().out
+    assert "# HIM2K, natural" in said and "IMQ (MAD)" in said and "68.8…" in said and "guidance mask" in said
+
+
+def test_perfect_instances_on_disk_have_full_quality_and_a_sheet_in_colours(tmp_path, capsys):
+    data = people(tmp_path / "HIM2K")
+    assert run("--data", data, "-o", tmp_path / "out", "--predictions", data / "alphas" / "natural") == 0
+    (row,) = read_scores(tmp_path / "out")
+    assert (float(row["imq_mad"]), float(row["imq_grad"]), row["tp"], row["sad"]) == (1, 1, "2", "0.0")
+    assert "2 instances found, 0 invented, 0 missed" in capsys.readouterr().out
+    sheet = levels(tmp_path / "out" / "worst.png").astype(int)
+    assert np.abs(sheet[..., 0] - sheet[..., 2]).max() > 100
+
+
+def test_closed_form_knows_the_trimap_and_needs_no_prompt(tmp_path):
+    pytest.importorskip("pymatting")
+    truth = square(20)
+    save(tmp_path / "am" / "input_training_lowres" / "GT01.png", photo(truth))
+    save(tmp_path / "am" / "gt_training_lowres" / "GT01.png", truth)
+    trimap = np.where(square(17, 7) + square(23, 13) > 0, 128, 0)
+    trimap[14:30, 24:40] = 255
+    save(tmp_path / "am" / "trimap_training_lowres" / "Trimap1" / "GT01.png", trimap)
+    assert run("--data", tmp_path / "am", "-o", tmp_path / "out", "--engine", "closed-form", "--quiet") == 0
+    matte = levels(tmp_path / "out" / "mattes" / "GT01.png")
+    assert (matte[trimap == 0] == 0).all() and (matte[trimap == 255] == 255).all()
+    (row,) = read_scores(tmp_path / "out")
+    assert float(row["unknown_px"]) == (trimap == 128).sum()
+    assert float(row["mad_unknown"]) < 60
+    assert "prompt" not in json.loads((tmp_path / "out" / "scores.csv").read_text().splitlines()[0][2:])
+
+
+def test_the_refiner_starts_from_the_true_mask_or_a_given_one_or_sams(tmp_path, weights, monkeypatch, capsys):
+    # Untrained: which mask it is given shows all the same.
+    torch.manual_seed(0)
+    network = refiner.MaskRefiner()
+    named = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    save_file(named, tmp_path / "refiner.safetensors")
+    monkeypatch.setattr(refiner, "SHIPPED_WEIGHTS", tmp_path / "refiner.safetensors")
+    data = own_pictures(tmp_path / "mine", 1)
+    save(data / "mask" / "0.png", np.zeros((56, 64)))
+    words = ("--data", data, "--engine", "refiner", "--device", "cpu", "--quick", "--levels", "nearest")
+    sam = ("--mask", "sam", "--models", weights)
+    for name, more in {"truth": (), "file": ("--mask", "file"), "sam": sam}.items():
+        assert run(*words, "-o", tmp_path / name, *more) == 0
+        assert ("The engine was given the true mask" in capsys.readouterr().out) == (name == "truth")
+    by_truth, by_file, by_sam = (levels(tmp_path / name / "mattes" / "0.png") for name in ("truth", "file", "sam"))
+    image, mask = read_photo(data / "image" / "0.png").image, torch.from_numpy(square(8) > 127.5).float()
+    expected = refiner.refine_mask(refiner.load_refiner(), image, mask)
+    assert np.array_equal(by_truth, (expected * 255).round().numpy())
+    assert by_truth.any() and not by_file.any()
+    assert not np.array_equal(by_sam, by_truth)
+    assert "refiner.safetensors: sha256" in (tmp_path / "truth" / "summary.md").read_text(encoding="utf-8")
+
+
+def test_a_text_finds_the_target_through_the_detector(tmp_path, weights, tiny_text_detector_folder, monkeypatch):
+    data = own_pictures(tmp_path / "mine", 1)
+    (data / "text.json").write_text(json.dumps({"0": "The red dog."}))
+    words = ("--models", weights, "--device", "cpu", "--quick", "--detector", tiny_text_detector_folder)
+    assert run("--data", data, "-o", tmp_path / "some", "--prompt", "text", *words) == 0
+    assert levels(tmp_path / "some" / "mattes" / "0.png").any()
+    monkeypatch.setattr("mam_model.evaluation.protocol.BOX_THRESHOLD", 1.0)
+    assert run("--data", data, "-o", tmp_path / "none", "--prompt", "text", *words) == 0
+    assert not levels(tmp_path / "none" / "mattes" / "0.png").any()
+    assert "Empty mattes: 1." in (tmp_path / "none" / "summary.md").read_text(encoding="utf-8")
+    facts = json.loads((tmp_path / "some" / "scores.csv").read_text().splitlines()[0][2:])
+    assert facts["prompt"] == "text" and "model.safetensors" in [name for name, _ in facts["weights"]]
+
+
+def test_mattes_on_disk_are_judged_and_a_missing_one_is_named(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine")
+    for number in (0, 2):
+        save(tmp_path / "theirs" / f"{number}.png", square(8 + 6 * number))
+    assert run("--data", data, "-o", tmp_path / "out", "--predictions", tmp_path / "theirs") == 1
+    said = capsys.readouterr()
+    assert "1 failed: There is no matte for it" in said.err and "expected is 1.png" in said.err
+    assert "1 picture could not be measured" in said.out
+    assert [(row["name"], row["sad"]) for row in read_scores(tmp_path / "out")] == [("0", "0.0"), ("2", "0.0")]
+    assert not (tmp_path / "out" / "mattes").exists()
+    # Once it is there, only it is measured.
+    save(tmp_path / "theirs" / "1.png", square(14))
+    assert run("--data", data, "-o", tmp_path / "out", "--predictions", tmp_path / "theirs") == 0
+    assert "[1/1] 1  SAD 0.00" in capsys.readouterr().err
+
+
+def test_a_damaged_picture_is_named_and_the_others_are_measured(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine", 4)
+    (data / "image" / "1.png").write_bytes((data / "image" / "1.png").read_bytes()[:200])
+    save(data / "alpha" / "2.png", np.zeros((9, 9)))
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 1
+    said = capsys.readouterr()
+    assert "1.png is damaged" in said.err and "2.png is 9 x 9 pixels instead of 64 x 56" in said.err
+    assert "2 pictures could not be measured" in said.out and "Measured: 2 of 4" in said.out
+    assert [row["name"] for row in read_scores(tmp_path / "out")] == ["0", "3"]
+    assert "Traceback" not in said.err
+
+
+def test_a_set_of_which_nothing_can_be_measured_says_so(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine", 1)
+    (data / "alpha" / "0.png").write_bytes(b"")
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 1
+    assert "Nothing was measured." in capsys.readouterr().out
+    assert not (tmp_path / "out" / "worst.png").exists()
+
+
+class StopAfter:
+    """Presses Ctrl-C after a number of pictures."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __call__(self, count, *_):
+        if count == self.count:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_run_goes_on_and_comes_to_the_same(tmp_path):
+    test_set = open_test_set(own_pictures(tmp_path / "mine", 4))
+    settings = settings_of(tmp_path / "mine")
+    whole = evaluate(test_set, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(test_set, settings, tmp_path / "out", done=StopAfter(2))
+    assert len(read_scores(tmp_path / "out")) == 2
+    assert not (tmp_path / "out" / "summary.md").exists()
+    measured = []
+    resumed = evaluate(
+        test_set, settings, tmp_path / "out", done=lambda count, of, name, _: measured.append((of, name))
+    )
+    assert measured == [(2, "2"), (2, "3")]
+    assert resumed.summary == whole.summary
+    assert (tmp_path / "out" / "scores.csv").read_bytes() == (tmp_path / "whole" / "scores.csv").read_bytes()
+
+
+def test_the_command_leaves_with_130_when_stopped(tmp_path, monkeypatch, capsys):
+    data = own_pictures(tmp_path / "mine")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mam_model.evaluation.run.score_sample", stopped)
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 130
+    assert "Give the same command again to go on." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_workers_find_the_same_and_keep_what_they_had_begun_when_stopped(tmp_path):
+    test_set = open_test_set(own_pictures(tmp_path / "mine", 5))
+    settings = settings_of(tmp_path / "mine")
+    alone = evaluate(test_set, settings, tmp_path / "alone", workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(test_set, settings, tmp_path / "out", workers=2, done=StopAfter(1))
+    kept = {row["name"] for row in read_scores(tmp_path / "out")}
+    assert kept
+    together = evaluate(test_set, settings, tmp_path / "out", workers=2)
+    assert together.summary == alone.summary
+    assert together.rows.keys() == alone.rows.keys() >= kept
+    by_name = [sorted((tmp_path / name / "scores.csv").read_text().splitlines()) for name in ("out", "alone")]
+    assert by_name[0] == by_name[1]
+
+
+def test_mattes_of_a_stopped_run_are_not_made_again(tmp_path, monkeypatch):
+    test_set = open_test_set(own_pictures(tmp_path / "mine", 2))
+    settings = settings_of(tmp_path / "mine")
+    evaluate(test_set, settings, tmp_path / "out")
+    scores = tmp_path / "out" / "scores.csv"
+    scores.write_bytes(scores.read_bytes()[: scores.read_bytes().rindex(b"\n1,") + 1])
+
+    def never(*_):
+        raise AssertionError("a matte was made again")
+
+    monkeypatch.setattr("mam_model.evaluation.run.make_mattes", never)
+    assert set(evaluate(test_set, settings, tmp_path / "out").rows) == {"0", "1"}
+
+
+def test_half_a_line_that_a_power_failure_left_is_measured_again(tmp_path):
+    test_set = open_test_set(own_pictures(tmp_path / "mine", 2))
+    settings = settings_of(tmp_path / "mine")
+    evaluate(test_set, settings, tmp_path / "out")
+    scores = tmp_path / "out" / "scores.csv"
+    whole = scores.read_bytes()
+    scores.write_bytes(whole[:-20])
+    evaluate(test_set, settings, tmp_path / "out")
+    assert scores.read_bytes() == whole
+
+
+def test_other_settings_are_refused_with_what_differs(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine", 1)
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 0
+    assert run("--data", data, "-o", tmp_path / "out", *FAST, "--prompt", "point", "--band", 3) == 1
+    said = capsys.readouterr().err
+    assert "measured with other settings" in said
+    assert "prompt was box, is point" in said and "band_px was 10, is 3" in said
+    before = (tmp_path / "out" / "scores.csv").read_text()
+    # What an engine does not look at is no other setting.
+    assert run("--data", data, "-o", tmp_path / "out", *FAST, "--guidance", "alpha") == 0
+    assert (tmp_path / "out" / "scores.csv").read_text() == before
+    assert run("--data", data, "-o", tmp_path / "out", *FAST, "--prompt", "point", "--overwrite") == 0
+    assert "prompt point" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_other_weights_under_the_same_name_are_other_settings(tmp_path, weights, capsys):
+    data = own_pictures(tmp_path / "mine", 1)
+    words = ("--data", data, "-o", tmp_path / "out", "--engine", "sam-mask", "--device", "cpu", "--sam")
+    assert run(*words, weights / "sams" / "sam_vit_b_tiny.pth") == 0
+    other = tmp_path / "sam_vit_b_tiny.pth"
+    other.write_bytes((weights / "sams" / "sam_vit_b_tiny.pth").read_bytes() + b" ")
+    assert run(*words, other) == 1
+    assert "weights was sam_vit_b_tiny.pth" in capsys.readouterr().err
+
+
+def test_mattes_of_unknown_origin_are_neither_measured_nor_overwritten(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine", 2)
+    painted = save(tmp_path / "out" / "mattes" / "1.png", np.full((56, 64), 77))
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 1
+    assert "--predictions" in capsys.readouterr().err
+    assert (levels(painted) == 77).all()
+    assert run("--data", data, "-o", tmp_path / "out", *FAST, "--overwrite") == 0
+    assert not (levels(painted) == 77).all()
+
+
+def test_overwriting_never_measures_mattes_of_the_run_before(tmp_path):
+    test_set = open_test_set(own_pictures(tmp_path / "mine", 2))
+    evaluate(test_set, settings_of(tmp_path / "mine"), tmp_path / "out")
+    for path in (tmp_path / "out" / "mattes").iterdir():
+        save(path, np.zeros((56, 64)))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(test_set, settings_of(tmp_path / "mine"), tmp_path / "out", overwrite=True, done=StopAfter(1))
+    rows = evaluate(test_set, settings_of(tmp_path / "mine"), tmp_path / "out").rows
+    assert all(row["found"] == 1 for row in rows.values())
+
+
+@pytest.mark.parametrize("content", [b"", b"name,sad\n", b"# {}\nname,sad\n1,2\n", b"# [\n\n", b"\xff\xfe\n", b"# {}"])
+def test_a_file_that_is_no_record_is_refused_and_left_alone(content, tmp_path):
+    (tmp_path / "scores.csv").write_bytes(content)
+    with pytest.raises(EvaluationError, match="is no record of an evaluation"):
+        Record(tmp_path / "scores.csv", {})
+    assert (tmp_path / "scores.csv").read_bytes() == content
+
+
+def test_names_and_figures_come_back_from_the_record_as_they_were(tmp_path):
+    record = Record(tmp_path / "scores.csv", {"widths": (1, 2)})
+    rows = {}
+    for number, name in enumerate(('a, "b"', "ü ☃", "#1", "b\udcff")):
+        rows[name] = {**dict.fromkeys(COLUMNS, math.nan), "name": name, "sad": number / 3, "tp": number}
+        record.add(rows[name])
+    read = Record(tmp_path / "scores.csv", {"widths": [1, 2]})
+    assert read.is_resumed
+    assert str(read.rows) == str({name: {**row, "tp": float(row["tp"])} for name, row in rows.items()})
+
+
+def test_the_means_of_a_set_weigh_pictures_alike_and_instances_alike():
+    nothing = dict.fromkeys(COLUMNS, math.nan)
+    one = {
+        **nothing,
+        "name": "a",
+        "sad": 1.0,
+        "sad_unknown": 4.0,
+        "imq_mad": 1.0,
+        "imq_mse": 1.0,
+        "tp": 3,
+        "fp": 0,
+        "fn": 0,
+    }
+    two = {**nothing, "name": "b", "sad": 2.0, "imq_mad": 0.0, "imq_mse": 0.5, "tp": 0, "fp": 0, "fn": 2}
+    mean = means([one, two], instances=True)
+    assert (mean["sad"], mean["sad_unknown"]) == (1.5, 4.0)
+    assert (mean["imq_mad"], mean["imq_mse"]) == (75.0, 87.5)
+    assert math.isnan(mean["imq_grad"]) and math.isnan(mean["mse"])
+    assert (mean["tp"], mean["fn"]) == (3, 2)
+    assert [row["name"] for row in worst_first([one, two], instances=True)] == ["b", "a"]
+    assert [row["name"] for row in worst_first([one, two], instances=False)] == ["b", "a"]
+
+
+def test_texts_masks_and_weights_that_are_missing_are_asked_for(tmp_path, weights, capsys):
+    data = own_pictures(tmp_path / "mine", 1)
+    out = ("--data", data, "-o", tmp_path / "out")
+    assert run(*out) == 1
+    assert "No weights of SAM with its Mask-to-Matte were found" in capsys.readouterr().err
+    with pytest.raises(EvaluationError, match="1 of 1 targets have no text, first 0"):
+        evaluate(open_test_set(data), settings_of(data, prompt="text"), tmp_path / "out")
+    with pytest.raises(EvaluationError, match="1 of 1 pictures have no mask"):
+        evaluate(open_test_set(data), Settings("pictures", str(data), "refiner", mask="file"), tmp_path / "out")
+    with pytest.raises(SystemExit):
+        run(*out, "--prompt", "text", "--models", weights)
+    assert "needs a --detector" in capsys.readouterr().err
+    for words in (("--workers", -1), ("--band", "nan"), ("--limit", 0), ("--widths", -1, 2, 3)):
+        with pytest.raises(SystemExit) as left:
+            run(*out, *FAST, *words)
+        assert left.value.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_limit_measures_the_first_and_can_be_raised_later(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine")
+    assert run("--data", data, "-o", tmp_path / "out", *FAST, "--limit", 1) == 0
+    assert "Measured: 1 of 3" in capsys.readouterr().out
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 0
+    assert "[2/2] 2  SAD" in capsys.readouterr().err
+    assert len(read_scores(tmp_path / "out")) == 3
+
+
+def test_the_paper_and_the_command_speak_of_what_there_is():
+    from mam_model.evaluation.layouts import LAYOUTS
+
+    assert {benchmark for benchmark, _ in FIGURES} <= {layout.name for layout in LAYOUTS}
+    assert {prompt for _, prompt in FIGURES} == set(PROMPTS)
+    for by_engine in FIGURES.values():
+        assert set(by_engine) <= set(ENGINES)
+        assert all(set(figures) <= set(COLUMNS) for figures in by_engine.values())
+    words = ["evaluate", "--data", "d", "-o", "o"]
+    for option, choices in {"engine": ENGINES, "prompt": PROMPTS, "mask": MASKS, "levels": LEVELS}.items():
+        for choice in choices:
+            assert getattr(parser().parse_args([*words, f"--{option}", choice]), option) == choice
+    assert "evaluate" in parser().format_help()
