@@ -1,0 +1,389 @@
+"""The refiner that ships with the pack: picture and any mask in, alpha out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from mam_model import refiner as refiner_of
+from mam_model.__main__ import main
+from mam_model.checkpoint import CheckpointError
+from mam_model.refiner import SHIPPED_WEIGHTS, MaskRefiner, load_refiner, refine_mask
+from mam_model.training import refining as recipe_of
+from mam_model.training.config import TrainingError
+from mam_model.training.render import render
+
+# Training draws its pictures with seeds of the form 1,000,000 + n.
+UNSEEN = (("fur", 71), ("hair", 72), ("leaves", 73), ("solid", 74), ("defocus", 75))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> MaskRefiner:
+    return load_refiner()
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    return [render(seed, 256, 320, kind=kind) for kind, seed in UNSEEN]
+
+
+def lively(seed: int = 0) -> MaskRefiner:
+    """A network of random weights whose heads are not zero and whose normalisation is not the identity."""
+    torch.manual_seed(seed)
+    network = MaskRefiner()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.8, 1.2)
+                module.bias.normal_(0, 0.1)
+        for head in (network.os8, network.os4, network.os1):
+            head.weight.normal_(0, 0.02)
+    return network.eval()
+
+
+def disc(height: int, width: int, radius_px: float, center: tuple[float, float] | None = None) -> torch.Tensor:
+    row, column = center or (height / 2, width / 2)
+    y, x = np.mgrid[:height, :width]
+    return torch.from_numpy((np.hypot(y - row, x - column) < radius_px).astype(np.float32))
+
+
+def spoilt(alpha: np.ndarray) -> dict[str, np.ndarray]:
+    mask = (alpha > 0.5).astype(np.float32)
+    height, width = mask.shape
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (17, 17))
+    small = cv2.resize(mask, (width // 12, height // 12), interpolation=cv2.INTER_AREA)
+    shift = np.float32([[1, 0, 8], [0, 1, 0]])
+    return {
+        "exact": mask,
+        "eroded": cv2.erode(mask, kernel),
+        "dilated": cv2.dilate(mask, kernel),
+        "shifted": cv2.warpAffine(mask, shift, (width, height), flags=cv2.INTER_NEAREST),
+        "blocky": (cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST) > 0.5).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("how", ["exact", "eroded", "dilated", "shifted", "blocky"])
+def test_the_matte_is_nearer_to_the_truth_than_the_mask_on_pictures_never_seen(shipped, unseen, how):
+    before, after = [], []
+    for picture in unseen:
+        mask = spoilt(picture.alpha)[how]
+        refined = refine_mask(shipped, torch.from_numpy(picture.picture), torch.from_numpy(mask)).numpy()
+        before.append(np.abs(mask - picture.alpha).mean())
+        after.append(np.abs(refined - picture.alpha).mean())
+    assert np.mean(after) < np.mean(before)
+    # Hair lost among like colours may cost a little more than leaving it out; nothing may cost much more.
+    assert all(refined < 1.1 * mask + 1e-3 for refined, mask in zip(after, before)), (before, after)
+
+
+def test_a_mask_far_from_its_edge_stays_as_it_is(shipped):
+    torch.manual_seed(3)
+    mask = disc(600, 400, 60, center=(100, 100))
+    alpha = refine_mask(shipped, torch.rand(600, 400, 3), mask)
+    assert torch.equal(alpha[300:], mask[300:])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_a_mask_without_an_edge_comes_back_as_it_is(shipped, value):
+    mask = torch.full((70, 90), value)
+    assert torch.equal(refine_mask(shipped, torch.rand(70, 90, 3), mask), mask)
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 40), (37, 1), (5, 3), (15, 17), (16, 16), (123, 210)])
+def test_any_size_is_refined(shipped, height, width):
+    torch.manual_seed(1)
+    mask = (torch.rand(height, width) > 0.5).float()
+    alpha = refine_mask(shipped, torch.rand(height, width, 3), mask)
+    assert alpha.shape == mask.shape and alpha.dtype == torch.float32
+    assert alpha.min() >= 0 and alpha.max() <= 1
+
+
+def test_the_network_takes_any_size_and_gives_three_scales_of_it():
+    pyramid = lively()(torch.rand(2, 3, 45, 70), torch.rand(2, 1, 45, 70))
+    for scale in (pyramid.os8, pyramid.os4, pyramid.os1):
+        assert scale.shape == (2, 1, 45, 70)
+        assert scale.min() >= 0 and scale.max() <= 1
+
+
+def test_tiles_give_what_the_whole_picture_gives(shipped, unseen):
+    """Within 3 of 255 levels on average. A tile sees 64 pixels around it, the whole picture all."""
+    for picture in unseen[:2]:
+        shown = torch.from_numpy(picture.picture)
+        mask = torch.from_numpy((picture.alpha > 0.5).astype(np.float32))
+        whole = refine_mask(shipped, shown, mask)
+        tiled = refine_mask(shipped, shown, mask, tile_px=96)
+        assert (whole - tiled).abs().mean() < 3 / 255
+
+
+def test_tiles_are_computed_only_near_the_edge_and_counted(shipped):
+    seen = []
+    picture, mask = torch.rand(900, 900, 3), disc(900, 900, 30, center=(60, 60))
+
+    class Counting(MaskRefiner):
+        def forward(self, picture, mask):
+            seen.append(mask.shape[-2] * mask.shape[-1])
+            return shipped(picture, mask)
+
+    told = []
+    refine_mask(Counting().eval(), picture, mask, tile_px=128, on_tile=lambda *count: told.append(count))
+    assert sum(seen) < 0.25 * 900 * 900
+    assert max(seen) <= (128 + 2 * 64) ** 2 * 2
+    assert told == [(number, len(seen)) for number in range(1, len(seen) + 1)]
+
+
+def test_a_network_that_has_learned_nothing_gives_the_mask_at_its_own_scales():
+    network = MaskRefiner().eval()
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 16:48, 16:48] = 1
+    pyramid = network(torch.rand(1, 3, 64, 64), mask)
+    assert torch.equal(pyramid.os1[..., 22:42, 22:42], torch.ones(1, 1, 20, 20))
+    assert torch.equal(pyramid.os1[..., :10, :], torch.zeros(1, 1, 10, 64))
+
+
+def test_the_folded_network_equals_the_trained_one():
+    network = lively()
+    picture, mask = torch.rand(1, 3, 64, 48), (torch.rand(1, 1, 64, 48) > 0.5).float()
+    with torch.no_grad():
+        before = network(picture, mask)
+        after = network.fold()(picture, mask)
+    for scale in ("os8", "os4", "os1"):
+        assert torch.allclose(getattr(before, scale), getattr(after, scale), atol=1e-4)
+
+
+def test_a_soft_mask_is_taken(shipped, unseen):
+    before, after = [], []
+    for picture in unseen:
+        soft = cv2.GaussianBlur(picture.alpha, (0, 0), 5)
+        alpha = refine_mask(shipped, torch.from_numpy(picture.picture), torch.from_numpy(soft)).numpy()
+        before.append(np.abs(soft - picture.alpha).mean())
+        after.append(np.abs(alpha - picture.alpha).mean())
+    assert np.mean(after) < 0.8 * np.mean(before)
+
+
+def test_the_given_tensors_are_left_alone(shipped):
+    picture, mask = torch.rand(60, 60, 3), disc(60, 60, 20)
+    kept = picture.clone(), mask.clone()
+    refine_mask(shipped, picture, mask)
+    assert torch.equal(picture, kept[0]) and torch.equal(mask, kept[1])
+
+
+@pytest.mark.parametrize("where", ["picture", "mask"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_numbers_are_refused_in_a_sentence(shipped, where, value):
+    given = {"picture": torch.rand(20, 20, 3), "mask": disc(20, 20, 6)}
+    given[where][3, 3] = value
+    with pytest.raises(ValueError, match=f"The {where} holds values that are not numbers"):
+        refine_mask(shipped, given["picture"], given["mask"])
+
+
+def test_sizes_that_do_not_fit_are_refused_in_a_sentence(shipped):
+    with pytest.raises(ValueError, match="30 x 20 pixels and the mask 20 x 30"):
+        refine_mask(shipped, torch.rand(20, 30, 3), torch.rand(30, 20))
+    with pytest.raises(ValueError, match="height x width x 3"):
+        refine_mask(shipped, torch.rand(1, 3, 20, 30), torch.rand(20, 30))
+    with pytest.raises(ValueError, match="no pixels"):
+        refine_mask(shipped, torch.rand(0, 30, 3), torch.rand(0, 30))
+    with pytest.raises(ValueError, match="too small"):
+        refine_mask(shipped, torch.rand(20, 20, 3), disc(20, 20, 5), tile_px=8)
+
+
+def test_the_shipped_file_is_small_and_says_where_it_comes_from():
+    assert SHIPPED_WEIGHTS.stat().st_size <= 4_000_000
+    with safe_open(SHIPPED_WEIGHTS, "pt") as file:
+        about = file.metadata()
+        assert all(file.get_tensor(name).dtype == torch.float16 for name in file.keys())
+    assert json.loads(about["recipe"])["seed"] == int(about["seed"])
+    assert int(about["steps"]) > 0
+    assert json.loads(about["pictures"])
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no .*nothing.safetensors"):
+        load_refiner(tmp_path / "nothing.safetensors")
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    file = tmp_path / "cut.safetensors"
+    file.write_bytes(SHIPPED_WEIGHTS.read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_refiner(file)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    file = tmp_path / "other.safetensors"
+    save_file({"conv.weight": torch.rand(3, 3)}, file)
+    with pytest.raises(CheckpointError, match="another network"):
+        load_refiner(file)
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path):
+    weights = {name: value for name, value in lively().state_dict().items() if "num_batches" not in name}
+    weights["os1.bias"] = torch.full((1,), float("nan"))
+    file = tmp_path / "nan.safetensors"
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match="not numbers"):
+        load_refiner(file)
+
+
+def test_the_merging_takes_the_finer_scale_only_where_the_coarser_is_unsure():
+    from mam_model.m2m import AlphaPyramid
+
+    os8 = torch.zeros(1, 1, 80, 80)
+    os8[..., :40] = 1
+    os8[..., 38:42] = 0.5
+    os4, os1 = torch.full_like(os8, 0.25), torch.full_like(os8, 0.75)
+    mask = (os8[0, 0] > 0.4).float().numpy()
+    everywhere = np.ones((80, 80), dtype=bool)
+    merged = refiner_of._merged(AlphaPyramid(os8, os4, os1), mask, everywhere)
+    assert (merged[:, 36:44] == 0.75).all()
+    assert (merged[:, :20] == 1).all() and (merged[:, 60:] == 0).all()
+    nowhere = np.zeros((80, 80), dtype=bool)
+    assert (refiner_of._merged(AlphaPyramid(os8, os4, os1), mask, nowhere) == mask).all()
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe_of, "GALLERY_PX", 128)
+        recipe_of.fill_gallery(folder / "gallery", (), small_recipe(steps=1))
+    return folder
+
+
+def test_a_short_run_lowers_the_loss(rendered, tmp_path):
+    """Measured where it cannot be luck: the same samples before and after."""
+    work = copied(rendered, tmp_path)
+    recipe_of.train_refiner(tmp_path / "refiner.safetensors", work, small_recipe(steps=120), renderers=0)
+    gallery = recipe_of.Gallery(work / "gallery", [], [], small_recipe(steps=120))
+    gallery.refresh()
+    samples = [gallery.sample(np.random.default_rng((9, number)), 64) for number in range(12)]
+    picture, alpha, mask = recipe_of._batch(samples)
+
+    def loss(network) -> float:
+        with torch.no_grad():
+            return recipe_of.refining_loss(network(picture, mask), alpha, mask, focus=False).item()
+
+    assert loss(load_refiner(tmp_path / "refiner.safetensors")) < loss(MaskRefiner().eval())
+
+
+def test_a_run_goes_on_where_it_was_stopped(rendered, tmp_path):
+    work, seen = copied(rendered, tmp_path), []
+    output = tmp_path / "refiner.safetensors"
+
+    def told(step: int, cost: float, done: float) -> None:
+        seen.append(step)
+        if seen == [1, 2, 3]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recipe_of.train_refiner(output, work, small_recipe(steps=5), renderers=0, on_step=told, save_every_s=0)
+    assert recipe_of.train_refiner(output, work, small_recipe(steps=5), renderers=0, on_step=told) == 5
+    assert seen == [1, 2, 3, 3, 4, 5]
+    with safe_open(output, "pt") as file:
+        assert file.metadata()["steps"] == "5"
+
+
+@pytest.mark.parametrize("content", [b"", b"no state at all", "other"])
+def test_a_state_that_cannot_be_gone_on_from_is_refused_in_a_sentence(rendered, tmp_path, content):
+    work = copied(rendered, tmp_path)
+    if content == "other":
+        torch.save({"network": {"conv.weight": torch.rand(3)}}, work / "state.pt")
+    else:
+        (work / "state.pt").write_bytes(content)
+    with pytest.raises(TrainingError, match="Move it away"):
+        recipe_of.train_refiner(tmp_path / "refiner.safetensors", work, small_recipe(steps=1), renderers=0)
+
+
+def test_too_few_pictures_are_refused_in_a_sentence(tmp_path):
+    with pytest.raises(TrainingError, match="fewer than 4 rendered pictures"):
+        recipe_of.train_refiner(tmp_path / "refiner.safetensors", tmp_path / "work", small_recipe(steps=1), renderers=0)
+
+
+def test_rendering_goes_on_where_it_stopped(rendered, tmp_path):
+    work = copied(rendered, tmp_path)
+    kept = (work / "gallery" / "00001.npy").stat().st_mtime_ns
+    recipe_of.fill_gallery(work / "gallery", (), small_recipe(steps=1))
+    assert (work / "gallery" / "00001.npy").stat().st_mtime_ns == kept
+
+
+def test_a_folder_without_pictures_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(TrainingError, match="no picture in"):
+        recipe_of.pictures_in(tmp_path)
+
+
+def test_the_command_line_trains(rendered, tmp_path, capsys):
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    numbers = ("--steps", "1", "--gallery", "4", "--renderers", "0", "--quiet")
+    assert main(["train-refiner", str(output), "--work", str(work), *numbers]) == 0
+    assert "1 steps" in capsys.readouterr().out
+    assert isinstance(load_refiner(output), MaskRefiner)
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--minutes", "-1"), ("--minutes", "nan"), ("--seed", "-1"), ("--gallery", "0"), ("--minutes", "0")]
+)
+def test_numbers_that_mean_nothing_are_wrong_usage(tmp_path, wrong):
+    with pytest.raises(SystemExit) as left:
+        main(["train-refiner", str(tmp_path / "refiner.safetensors"), "--work", str(tmp_path), *wrong])
+    assert left.value.code == 2
+
+
+def test_true_pictures_and_photos_take_part(rendered, tmp_path):
+    subject = np.zeros((200, 180, 4), np.uint8)
+    subject[..., 0] = 255
+    subject[60:140, 60:120, 3] = 255
+    photo = np.full((150, 150, 3), (0, 255, 0), np.uint8)
+    recipe = small_recipe(steps=1, true_share=1.0)
+    gallery = recipe_of.Gallery(rendered / "gallery", [photo], [subject], recipe)
+    gallery.refresh()
+    samples = [gallery.sample(np.random.default_rng(number), 64) for number in range(8)]
+    assert any(sample.alpha.max() == 1 and sample.alpha.min() == 0 for sample in samples)
+    assert all(sample.picture.shape == (64, 64, 3) and sample.mask.shape == (64, 64) for sample in samples)
+
+
+def small_recipe(**changed) -> recipe_of.Recipe:
+    numbers = {"batch": 4, "crop_px": 48, "late_crop_px": 48, "learning_rate": 1e-3, "warm_up_steps": 5}
+    numbers |= {"gallery": 4, "seed": 5}
+    return recipe_of.Recipe(**{**numbers, **changed})
+
+
+def copied(work: Path, into: Path) -> Path:
+    return Path(shutil.copytree(work, into / "work"))
+
+
+def test_masks_are_spoilt_but_stay_masks():
+    alpha = render(3, 160, 160, kind="fur").alpha
+    masks = [recipe_of.degraded_mask(np.random.default_rng(seed), alpha) for seed in range(120)]
+    assert all(mask.shape == alpha.shape and mask.dtype == np.float32 for mask in masks)
+    assert all(mask.min() >= 0 and mask.max() <= 1 for mask in masks)
+    exact = sum(np.array_equal(mask, alpha > 0.5) for mask in masks)
+    assert 20 < exact < 80
+
+
+def test_the_same_seed_draws_the_same_sample(tmp_path):
+    np.save(tmp_path / "00000.npy", np.random.default_rng(1).integers(0, 256, (200, 200, 10), dtype=np.uint8))
+    gallery = recipe_of.Gallery(tmp_path, [], [], small_recipe(steps=1))
+    gallery.refresh()
+    first, second = (gallery.sample(np.random.default_rng(4), 64) for _ in range(2))
+    assert all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ("picture", "alpha", "mask"))
+
+
+def test_the_loss_is_nothing_for_the_truth_and_counts_the_edge_more_than_the_rest():
+    from mam_model.m2m import AlphaPyramid
+
+    alpha = disc(96, 96, 24)[None, None]
+    mask = alpha.clone()
+    assert recipe_of.refining_loss(AlphaPyramid(alpha, alpha, alpha), alpha, mask).item() == pytest.approx(0, abs=1e-6)
+    at_edge, far = alpha.clone(), alpha.clone()
+    mask[..., 48, 70] = 0
+    at_edge[..., 48, 74:76] += 0.5
+    far[..., 20, 20:22] += 0.5
+    losses = [recipe_of.refining_loss(AlphaPyramid(a, a, a), alpha, mask).item() for a in (at_edge, far)]
+    assert losses[0] > losses[1] > 0
