@@ -1,11 +1,13 @@
-"""Mattes without any model: GrabCut finds the subject, closed-form or KNN matting solves its edge."""
+"""Mattes without a download: GrabCut finds the subject; a small network or classical matting solves its edge."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -18,7 +20,10 @@ from .trimap import SURE_BACKGROUND, SURE_SUBJECT, trimap_from_mask
 from .trimap_matting import METHODS as SOLVERS
 from .trimap_matting import PyMattingMissing, solve_view
 
-METHODS = (*SOLVERS, "none")
+METHODS = ("refiner", *SOLVERS, "none")
+
+# (picture [H, W, 3], mask [H, W]) -> alpha [H, W], as `refiner.refine_mask` does it.
+Refine = Callable[[Tensor, Tensor], Tensor]
 
 # GrabCut describes each side by five Gaussians and cannot start with fewer pixels than that.
 _FEWEST_SEEDS = 5
@@ -29,6 +34,8 @@ _CROSSING = 1.0
 _REACH = 0.25
 _DOME_RADII = (0.65, 0.8, 1.0)
 _OPEN = 0.7
+# The refiner looks farther than the band in which a matting method can be trusted.
+_REFINER_REACH = 4
 
 
 def matte_without_models(
@@ -39,25 +46,28 @@ def matte_without_models(
     band: float = 1.0,
     segment_size_px: int = 400,
     matte_size_px: int = 1024,
+    refine: Refine | None = None,
 ) -> Tensor:
-    """A matte of the prompted subject, found without any weights.
+    """A matte of the prompted subject, found without any weights but those that come with this package.
 
     The prompt seeds GrabCut (Rother, Kolmogorov, Blake 2004), whose mask opens an unknown band along the subject's
-    edge; within the band the matte is solved by closed-form matting (Levin, Lischinski, Weiss 2008) or KNN matting
-    (Chen, Li, Tang 2013), and brought to the picture's own size by a colour-guided filter (He, Sun, Tang 2013). Time
-    and memory are bounded by the two sizes and not by the picture's; PyMatting compiles itself on its first use,
-    which takes some seconds once. The same input always gives the same matte.
+    edge; within the band the matte is found by the refiner of this package, or solved by closed-form matting (Levin,
+    Lischinski, Weiss 2008) or KNN matting (Chen, Li, Tang 2013), and brought to the picture's own size by a
+    colour-guided filter (He, Sun, Tang 2013). Time and memory are bounded by the two sizes and not by the picture's;
+    PyMatting compiles itself on its first use, which takes some seconds once. The same input always gives the same
+    matte.
 
     Args:
         image: [H, W, 3], sRGB 0..1; not changed.
         prompt: the target. Points, box, scribbles and mask may be mixed; a mask with `mask_is_guidance` is taken as
             it is and only its edge is solved, where its soft values count as edge. `candidate` means nothing here.
-        method: "closed-form", "knn", or "none", which feathers the edge along the picture's colours and needs no
-            PyMatting.
-        band: the width of the unknown band, as a factor on a width chosen from the subject's size. Raise it for long
-            hair and fur.
+        method: "refiner"; "closed-form" or "knn", which need PyMatting; or "none", which feathers the edge along the
+            picture's colours.
+        band: the width of the unknown band, as a factor on a width chosen from the subject's size, which is four times
+            as wide for the refiner. Raise it for long hair and fur.
         segment_size_px: longest side at which GrabCut looks at the subject and its surroundings.
         matte_size_px: longest side at which the edge is solved.
+        refine: what the method "refiner" calls; None loads the network of this package, on the processor.
 
     Returns:
         float32 [H, W], 0..1, on the image's device; all 0 when the prompt names no subject.
@@ -65,14 +75,15 @@ def matte_without_models(
     Raises:
         PromptError: when the prompt does not fit the picture.
         PyMattingMissing: when the method needs PyMatting and it is not installed.
+        CheckpointError: when the refiner is to be loaded and its file is missing or damaged.
         ValueError: for an unknown method.
     """
     if method not in METHODS:
         raise ValueError(f"'{method}' is no matting method. Choose one of: {', '.join(METHODS)}.")
-    if method != "none" and importlib.util.find_spec("pymatting") is None:
+    if method in SOLVERS and importlib.util.find_spec("pymatting") is None:
         raise PyMattingMissing(
             f"The method '{method}' needs PyMatting, which is not installed: run `pip install pymatting`, "
-            "or choose the method 'none', which does without."
+            "or choose the method 'refiner' or 'none', which do without."
         )
     height, width = image.shape[:2]
     prompt = prompt.checked(width, height)
@@ -86,7 +97,7 @@ def matte_without_models(
         near = _surroundings(prompt, width, height, segment_size_px)
         mask = _subject_mask(near.picture(picture), _Seeds.of(prompt, near))
     if mask.any():
-        _write_matte(matte, picture, prompt, near, mask, method, band, matte_size_px)
+        _write_matte(matte, picture, prompt, near, mask, method, band, matte_size_px, refine)
     alpha = torch.from_numpy(matte)
     if prompt.scribbles is not None:
         # A stroke ends within a pixel of the smaller picture in which the edge was solved.
@@ -414,6 +425,7 @@ def _write_matte(
     method: str,
     band: float,
     longest_px: int,
+    refine: Refine | None,
 ) -> None:
     """Solves the edge of `mask`, which is seen through `near`, and writes the matte [H, W] there."""
     reach = mask
@@ -422,7 +434,8 @@ def _write_matte(
     rows, columns = _extent(reach)
     size_px = math.sqrt(mask.sum()) / near.scale
     band_px = band * max(2.0 / near.scale, 0.02 * size_px)
-    window = near.part(rows, columns, 3 * band_px + 8, longest_px, matte.shape[::-1])
+    far = _REFINER_REACH if method == "refiner" else 1
+    window = near.part(rows, columns, (2 + far) * band_px + 8, longest_px, matte.shape[::-1])
     view = window.picture(picture)
     whole = np.zeros(near.size[::-1], dtype=np.float32)
     whole[:] = mask
@@ -431,12 +444,15 @@ def _write_matte(
     width = max(1.0, band_px * window.scale)
     # A subject thinner than the band keeps a certain core.
     inner = min(width, 0.5 * float(_depth(seen).max()))
-    trimap = trimap_from_mask(torch.from_numpy(seen), inner, width).numpy()
+    reaches = (far * width, far * width) if method == "refiner" else (inner, width)
+    trimap = trimap_from_mask(torch.from_numpy(seen), *reaches).numpy()
     trimap[seeds.unknown] = 0.5
     trimap[seeds.background] = 0
     trimap[seeds.subject] = 1
-    alpha = _solved(view, seen, trimap, method, width)
-    alpha = _tidied(alpha, trimap)
+    if method == "refiner":
+        alpha = _refined(view, np.where(seeds.unknown, np.float32(0.5), seen), trimap, refine or _shipped_refine())
+    else:
+        alpha = _tidied(_solved(view, seen, trimap, method, width), trimap)
     _enlarge(alpha, view, window, picture, matte)
 
 
@@ -461,6 +477,18 @@ def _solved(view: np.ndarray, seen: np.ndarray, trimap: np.ndarray, method: str,
         guided = _guided(view, np.where(unknown, seen, trimap), max(2, round(radius)), 1e-4)
         return np.where(unknown, guided, trimap).clip(0, 1)
     return solve_view(view, trimap, method)
+
+
+def _shipped_refine() -> Refine:
+    from .refiner import load_refiner, refine_mask
+
+    return partial(refine_mask, load_refiner())
+
+
+def _refined(view: np.ndarray, mask: np.ndarray, trimap: np.ndarray, refine: Refine) -> np.ndarray:
+    """float32 [rows, columns]: what the refiner makes of a mask where the trimap is unknown."""
+    alpha = refine(torch.from_numpy(view), torch.from_numpy(mask)).numpy()
+    return np.where(trimap == 0.5, alpha, trimap)
 
 
 def _tidied(alpha: np.ndarray, trimap: np.ndarray) -> np.ndarray:

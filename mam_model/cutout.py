@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -207,11 +208,15 @@ def cut_out(job: Job, engine: Engine, pointing: Pointing, finish: Finish, overwr
 
 
 def classical_engine(method: str) -> Engine:
-    """The engine that needs no weights. See `classical.matte_without_models`."""
+    """The engine that needs no weights but the refiner's. See `classical.matte_without_models`."""
     from .classical import matte_without_models
+    from .refiner import load_refiner, refine_mask
+
+    # Loaded once for all photos.
+    refine = partial(refine_mask, load_refiner()) if method == "refiner" else None
 
     def mattes(image: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        return torch.stack([matte_without_models(image, prompt, method=method) for prompt in prompts])
+        return torch.stack([matte_without_models(image, prompt, method=method, refine=refine) for prompt in prompts])
 
     return mattes
 

@@ -26,6 +26,7 @@ class MattingExtension(ComfyExtension):
                 matting,
                 measuring,
                 prompts,
+                refining,
                 routes,
                 steps,
                 text,
@@ -48,6 +49,7 @@ class MattingExtension(ComfyExtension):
             in_context,
             instances,
             edges,
+            refining,
             compositing,
             measuring,
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
+from functools import partial
 from typing import TypeVar
 
 import comfy.model_management
@@ -12,6 +13,9 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+# Into how many shares of the progress bar a step of several parts is divided.
+_SHARES = 100
+
 
 def in_steps(count: int) -> Iterator[int]:
     """0 to count - 1, moving the node's progress bar, until the user cancels."""
@@ -20,6 +24,23 @@ def in_steps(count: int) -> Iterator[int]:
         comfy.model_management.throw_exception_if_processing_interrupted()
         yield index
         bar.update_absolute(index + 1, count)
+
+
+def in_steps_of_parts(count: int) -> Iterator[tuple[int, Callable[[int, int], None]]]:
+    """`in_steps` for steps that take long: with each index comes what is to be told after each part of the step.
+
+    It is told how many parts are done and how many there are, and raises when the user cancels.
+    """
+    bar = comfy.utils.ProgressBar(_SHARES * count)
+
+    def tell(step: int, done: int, parts: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(_SHARES * step + _SHARES * done // parts, _SHARES * count)
+
+    for index in range(count):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield index, partial(tell, index)
+        bar.update_absolute(_SHARES * (index + 1), _SHARES * count)
 
 
 def pictures(image: Tensor) -> Tensor:

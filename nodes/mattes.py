@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..mam_model.instances import Instance, Instances, describe
 from ..mam_model.matting import share_pixels
 from ..mam_model.merge import MergeOptions
+from ..mam_model.native_detail import sharpen_targets
 from ..mam_model.prompt import Prompt
 from . import sockets
 from .batch import as_output
@@ -65,6 +67,17 @@ MERGE_INPUTS = [
     ),
 ]
 
+DETAIL_INPUT = io.Combo.Input(
+    "detail",
+    options=["1024", "native"],
+    default="1024",
+    optional=True,
+    tooltip=(
+        "1024: the networks' own detail, enlarged to the picture. native: in a picture of more than 1024 pixels the "
+        "edge gains the detail that its own pixels show, such as single hairs; takes some seconds."
+    ),
+)
+
 MATTE_OUTPUTS = [
     io.Mask.Output("alpha", tooltip="The matte, one per frame, all its targets together. 1 = subject."),
     io.Mask.Output("instance_alphas", tooltip="One matte per target, frame after frame; overlaps are shared out."),
@@ -79,6 +92,17 @@ def merge_options(
 ) -> MergeOptions:
     """The widgets of MERGE_INPUTS as the library's options."""
     return MergeOptions(guidance_mode, sides, width_os8, width_os4, width_os1)
+
+
+def in_detail(picture: Tensor, alphas: Tensor, prompts: tuple[Prompt, ...], detail: str) -> Tensor:
+    """The mattes [T, H, W] of a picture [H, W, 3] as the widget of DETAIL_INPUT asks for; can be cancelled."""
+    if detail != "native":
+        return alphas
+
+    def before_tile(*_) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    return sharpen_targets(picture, alphas, prompts, before_tile=before_tile)
 
 
 class MatteBatch:
