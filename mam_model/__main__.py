@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,10 @@ from .published import PUBLISHED, DownloadError, download, published_file
 
 if TYPE_CHECKING:
     from .cutout import Engine, Finish, Job, Pointing
+    from .evaluation.engines import Files
+    from .evaluation.layouts import Layout
+    from .evaluation.protocol import Settings
+    from .weights import Pair
 
 DONE, FAILED, STOPPED = 0, 1, 130
 
@@ -26,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A file name may hold letters that a Windows console or a redirected stdout cannot.
         sys.stdout.reconfigure(errors="backslashreplace")
     options = parser().parse_args(argv)
-    commands = {"matte": _matte, "convert": _convert, "list": _list_models, "download": _download, "groups": _groups}
+    commands = {"matte": _matte, "convert": _convert, "list": _list_models, "download": _download}
+    commands |= {"groups": _groups, "evaluate": _evaluate, "render": _render}
+    commands |= {"train-refiner": _train_refiner, "train": _train}
     try:
         return commands[options.command](options)
     except KeyboardInterrupt:
@@ -202,6 +209,199 @@ def _groups(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    for name, least in (("workers", 0), ("worst", 0), ("band", 0), ("limit", 1)):
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            options.refuse(f"--{name} goes from {least} upwards")
+    from .evaluation.layouts import open_test_set
+    from .evaluation.run import Failed, evaluate
+
+    test_set = open_test_set(options.data, options.benchmark)
+    layout = test_set.layout
+    settings, files = _evaluation_settings(options, layout)
+    if not options.quiet:
+        _say(f"{layout.title}: {len(test_set.samples)} found, engine {settings.engine}.")
+
+    def done(count: int, of: int, name: str, result) -> None:
+        if isinstance(result, Failed):
+            _say(f"[{count}/{of}] {name} failed: {result.sentence}")
+        elif not options.quiet:
+            judged = f"IMQ {100 * result['imq_mad']:.1f}" if layout.instances else f"SAD {result['sad']:.2f}"
+            _say(f"[{count}/{of}] {name}  {judged}")
+
+    try:
+        outcome = evaluate(
+            test_set,
+            settings,
+            options.output,
+            files=files,
+            workers=options.workers,
+            limit=options.limit,
+            worst=options.worst,
+            overwrite=options.overwrite,
+            done=done,
+            stopping=lambda: _say("Stopping when the pictures that are in the making are done."),
+        )
+    except KeyboardInterrupt:
+        _say("What was measured is kept. Give the same command again to go on.")
+        raise
+    print(outcome.summary, end="")
+    return FAILED if outcome.failed else DONE
+
+
+def _evaluation_settings(options: argparse.Namespace, layout: Layout) -> tuple[Settings, Files]:
+    from .cutout import chosen_device
+    from .evaluation.engines import Files, weights_of
+    from .evaluation.protocol import Settings
+
+    pair, detector, device = None, None, "cpu"
+    engine = "predictions" if options.predictions else options.engine
+    settings = Settings(
+        benchmark=layout.name,
+        data=str(options.data.resolve()),
+        engine=engine,
+        predictions=str(options.predictions.resolve()) if options.predictions else "",
+        prompt=options.prompt,
+        guidance=options.guidance or layout.guidance,
+        sides=options.sides,
+        widths=tuple(options.widths),
+        method=options.method,
+        mask=options.mask,
+        band_px=options.band,
+        levels=options.levels or layout.levels,
+        quick=options.quick,
+    )
+    if min(settings.widths) < 0:
+        options.refuse("the widths of the bands are pixels and cannot be negative")
+    if options.predictions and not options.predictions.is_dir():
+        raise NotADirectoryError(f"There is no folder {options.predictions}.")
+    if settings.has_networks:
+        try:
+            device = chosen_device(options.device).type
+        except ValueError as error:
+            options.refuse(str(error))
+    if settings.needs_sam:
+        pair = _evaluation_pair(options, settings)
+    if settings.needs_detector:
+        if options.detector is None:
+            options.refuse("--prompt text needs a --detector, the folder of Grounding DINO")
+        detector = options.detector
+    precision = options.precision
+    if precision == "auto":
+        precision = "fp16" if device == "cuda" else "fp32"
+    files = Files(pair, detector, device)
+    return replace(settings, precision=precision, weights=weights_of(settings, files)), files
+
+
+def _evaluation_pair(options: argparse.Namespace, settings: Settings) -> Pair:
+    from .checkpoint import CheckpointError
+    from .weights import Pair, find_file, find_pair, model_folders
+
+    folders = model_folders(options.models)
+    if settings.engine != "mam" and options.sam:
+        sam = find_file(options.sam, "sams", folders)
+        return Pair(sam, sam)
+    pair = find_pair(options.sam, options.m2m, folders)
+    if pair is None:
+        raise CheckpointError(
+            f"No weights of SAM with its Mask-to-Matte were found. `{PROGRAM} models` lists them; --models, --sam and "
+            "--m2m say where they are. Where SAM's mask is all that is needed, --sam is enough."
+        )
+    if settings.engine == "mam" and not pair.fits:
+        _say(f"Warning: {pair.m2m.name} was trained for another SAM than {pair.sam.name}; expect bad mattes.")
+    return pair
+
+
+def _render(options: argparse.Namespace) -> int:
+    if options.count < 1:
+        options.refuse("--count must be 1 or more")
+    if options.seed < 0:
+        options.refuse("--seed must be 0 or more")
+    from .training.rendering.files import SHEET, check, contact_sheet, render_into, tile
+
+    try:
+        check(options.size, options.kind)
+    except ValueError as error:
+        options.refuse(str(error))
+    photos = _backgrounds(options.backgrounds) if options.backgrounds else []
+    sheet = options.folder / SHEET
+    if options.sheet and sheet.exists() and not options.overwrite:
+        raise FileExistsError(f"{sheet} exists already. Give another folder, or --overwrite to replace it.")
+    tiles = []
+    drawn = render_into(
+        options.folder,
+        options.count,
+        options.seed,
+        options.size,
+        kind=options.kind,
+        backgrounds=photos,
+        overwrite=options.overwrite,
+    )
+    for number, rendered in enumerate(drawn, start=1):
+        if options.sheet:
+            tiles.append(tile(rendered))
+        if not options.quiet:
+            _say(f"[{number}/{options.count}] {rendered.kind}")
+    if options.sheet:
+        sheet.write_bytes(contact_sheet(tiles))
+    return DONE
+
+
+def _train_refiner(options: argparse.Namespace) -> int:
+    for name, least in (("minutes", 0), ("steps", 0), ("seed", 0), ("gallery", 1), ("renderers", 0), ("threads", 0)):
+        if not getattr(options, name) >= least:
+            options.refuse(f"--{name} goes from {least} upwards")
+    if not (options.steps or options.minutes):
+        options.refuse("give --minutes or --steps, so that the training has an end")
+    import torch
+
+    from .training.refining import Recipe, pictures_in, train_refiner
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    recipe = Recipe(seed=options.seed, steps=options.steps, minutes=options.minutes, gallery=options.gallery)
+    costs: list[float] = []
+
+    def on_step(step: int, cost: float, done: float) -> None:
+        costs.append(cost)
+        if len(costs) == 25:
+            _say(f"step {step}  {100 * done:.0f} %  loss {sum(costs) / len(costs):.4f}")
+            costs.clear()
+
+    steps = train_refiner(
+        options.output,
+        options.work,
+        recipe,
+        photos=pictures_in(options.photos) if options.photos else (),
+        true=pictures_in(options.true) if options.true else (),
+        renderers=options.renderers,
+        on_step=None if options.quiet else on_step,
+    )
+    print(f"{options.output}: {steps} steps")
+    return DONE
+
+
+def _backgrounds(folder: Path) -> list:
+    """The photos of a folder as NumPy arrays, brought down to at most 1600 pixels."""
+    from .cutout import photos_in
+    from .photo import read_photo
+    from .training.rendering.textures import scaled_down
+
+    return [scaled_down(read_photo(path).image.numpy(), 1600) for path in photos_in([folder])]
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .training.config import read_config
+    from .training.loop import train
+
+    config = read_config(options.config)
+    checkpoint = train(config, (lambda sentence: None) if options.quiet else _say)
+    if os.environ.get("RANK", "0") == "0":
+        print(checkpoint)
+    return DONE
+
+
 def _progress_bar() -> Callable[[int, int], None]:
     """Draws on one line of a terminal; into a file or pipe it writes a line for every tenth."""
     shown = -1
@@ -236,13 +436,17 @@ def _sentence(error: Exception) -> str | None:
 
     from .checkpoint import CheckpointError
     from .composite import ColorError
+    from .evaluation.layouts import EvaluationError
     from .in_context.groups import GroupsError
     from .photo import PhotoError
     from .prompt import PromptError
+    from .text import TransformersMissing
+    from .training.config import TrainingError
 
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "The graphics card has not enough memory for this. Try --precision fp16 or --device cpu."
-    ours = (CheckpointError, ColorError, GroupsError, PhotoError, PromptError)
+    ours = (CheckpointError, ColorError, EvaluationError, GroupsError, PhotoError, PromptError, TransformersMissing)
+    ours += (TrainingError,)
     return str(error) if isinstance(error, ours) else None
 
 

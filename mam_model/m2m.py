@@ -73,11 +73,13 @@ class SpectralNormConv(nn.Module):
         """weight_bar / (u . W v), W being weight_bar as a matrix with its first dimension as rows."""
         u, v = self.module.weight_u, self.module.weight_v
         matrix = self.module.weight_bar.flatten(1)
-        if self.training:
-            with torch.no_grad():
-                v.copy_(F.normalize(matrix.t().mv(u), dim=0, eps=1e-12))
-                u.copy_(F.normalize(matrix.mv(v), dim=0, eps=1e-12))
-        return self.module.weight_bar / u.dot(matrix.mv(v))
+        # On a GPU, autocast would take the products in half precision; u and v are remembered from step to step.
+        with torch.autocast(matrix.device.type, enabled=False):
+            if self.training:
+                with torch.no_grad():
+                    v.copy_(F.normalize(matrix.t().mv(u), dim=0, eps=1e-12))
+                    u.copy_(F.normalize(matrix.mv(v), dim=0, eps=1e-12))
+            return self.module.weight_bar / u.dot(matrix.mv(v))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.transposed:
@@ -257,7 +259,7 @@ class _FoldedUpBlock(nn.Module):
         upsampled = F.conv_transpose2d(x, self.conv1.weight[:-1], self.conv1.bias, stride=2, padding=1)
         return upsampled, F.conv2d(x, self.shortcut.weight[:, :-1], self.shortcut.bias)
 
-    def with_mask(self, upsampled: Tensor, shortcut: Tensor, mask: Tensor, trim: Trim) -> Tensor:
+    def with_mask(self, upsampled: Tensor, shortcut: Tensor, mask: Tensor, trim: Trim = _untrimmed) -> Tensor:
         """`forward` of what `without_mask` has computed and of the channel that it left out."""
         upsampled = F.conv_transpose2d(mask, self.conv1.weight[-1:], stride=2, padding=1).add_(upsampled)
         return self._joined(upsampled, F.conv2d(mask, self.shortcut.weight[:, -1:]).add_(shortcut), trim)

@@ -36,7 +36,7 @@ def scene(*boxes, height: int = 96, width: int = 128, softness: float = 1.5) -> 
 
 
 BOX = (40.0, 20.0, 92.0, 78.0)
-METHODS = [pytest.param("closed-form", marks=with_pymatting), pytest.param("knn", marks=with_pymatting), "none"]
+METHODS = ["refiner", "none", *(pytest.param(method, marks=with_pymatting) for method in ("closed-form", "knn"))]
 
 
 def error(found: torch.Tensor, true: torch.Tensor) -> float:

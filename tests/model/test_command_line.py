@@ -307,7 +307,8 @@ def test_a_photo_that_is_not_there_is_named(tmp_path, capsys):
 def test_without_pymatting_the_sentence_names_the_way_out(photo, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pymatting", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    said = failed(capsys, "matte", photo, *BOX, "--engine", "classical", "-o", tmp_path / "cut.png")
+    words = ("--engine", "classical", "--method", "closed-form", "-o", tmp_path / "cut.png")
+    said = failed(capsys, "matte", photo, *BOX, *words)
     assert "pip install pymatting" in said
 
 
