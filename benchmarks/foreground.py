@@ -6,17 +6,16 @@ Without a folder, layers are rendered: a subject with soft strands and slow chan
 so that the true foreground is known. A folder holds one folder per picture with image.png and alpha.png, and
 foreground.png where the true foreground is known; without it only the times and the two results' difference are given.
 
-Both run in turn in this process, after a warm-up; a line gives the medians of the times and of the ratios of each pair.
-Errors are the mean of |F - true F| x alpha over the pixels that are soft (0.02 < alpha < 0.98), in thousandths: what a
-new composite shows of them.
+Both run in turn in this process, after a warm-up. A line gives our median time and the median and quartiles of the
+ratios of each pair: how many times as long PyMatting takes, so that below 1 it is the faster one. Errors are the mean
+of |F - true F| x alpha over the pixels that are soft (0.02 < alpha < 0.98), in thousandths: what a new composite shows
+of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mam_model.foreground import estimate_foreground  # noqa: E402 - needs the line above
+from benchmarks import timing  # noqa: E402 - needs the line above
+from mam_model.foreground import estimate_foreground  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def _picture(file: Path, mode: str) -> np.ndarray:
     return np.asarray(Image.open(file).convert(mode), dtype=np.float32) / 255
 
 
-def measure(case: Case, runs: int, device: torch.device) -> None:
-    """Prints one line."""
+def measure(case: Case, runs: int, device: torch.device) -> timing.Line:
     import pymatting
 
     image, alpha = torch.from_numpy(case.image).to(device), torch.from_numpy(case.alpha).to(device)
@@ -84,22 +83,13 @@ def measure(case: Case, runs: int, device: torch.device) -> None:
         return pymatting.estimate_foreground_ml(*exact)
 
     results = ours(), theirs()
-    times = [(_seconds(ours), _seconds(theirs)) for _ in range(runs)]
-    our_time, their_time = (statistics.median(column) for column in zip(*times))
-    ratio = statistics.median(mine / other for mine, other in times)
-    line = f"{case.name:28} {our_time:7.3f} s {their_time:7.3f} s  x {ratio:5.2f}"
     if case.foreground is None:
-        line += f"   differ by {_error(results[0], results[1], case.alpha):6.3f}"
+        apart = f"they differ by {_error(results[0], results[1], case.alpha):.3f}"
     else:
         mine, other = (_error(result, case.foreground, case.alpha) for result in results)
-        line += f"   error {mine:7.3f} {other:7.3f}  x {mine / other:5.3f}"
-    print(line)
-
-
-def _seconds(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+        apart = f"error {mine:.3f}, PyMatting's {other:.3f}: x {mine / other:.3f}"
+    times = timing.in_turn((ours, theirs), runs, device, warm_up=0)
+    return timing.compared(f"foreground colour, {case.name}", times, ["PyMatting"], apart=apart)
 
 
 def _error(foreground: np.ndarray, true: np.ndarray, alpha: np.ndarray) -> float:
@@ -116,9 +106,8 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="where ours runs: cpu, cuda")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{'':28} {'ours':>9} {'PyMatting':>9}  ratio         ours   PyMatting  ratio")
-    for case in read(options.folder) if options.folder else map(rendered, options.sizes):
-        measure(case, options.runs, options.device)
+    cases = read(options.folder) if options.folder else map(rendered, options.sizes)
+    print(timing.table([measure(case, options.runs, options.device) for case in cases]))
 
 
 if __name__ == "__main__":

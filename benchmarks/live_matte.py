@@ -31,14 +31,11 @@ sys.path += [str(ROOT), str(ROOT / "scripts")]
 import check_workflows  # noqa: E402 - needs the line above
 import comfyui_server  # noqa: E402
 
-from mam_model.sam import SAM_VIT_B, Sam  # noqa: E402
-from tests.references import chain  # noqa: E402
+from benchmarks.networks import person_finder, trained_m2m  # noqa: E402
 
 WIDTH_PX, HEIGHT_PX = 1024, 768
 STAGES = ("mask", "matte")
 STEPS = ("decode", "m2m", "pack")
-# Rows and columns of SAM's 64 x 64 cells: head and body.
-SUBJECT = ((10, 22, 26, 38), (22, 46, 18, 46))
 
 BUILD = """async () => {
   await app.loadGraphData({ version: 0.4, last_node_id: 0, last_link_id: 0, nodes: [], links: [], groups: [],
@@ -96,54 +93,12 @@ WATCH = """() => {
 }"""
 
 
-def person_finder() -> Sam:
-    """SAM ViT-B whose mask is the same drawn person for every prompt, by weights alone.
-
-    The position embedding draws the person into two of its channels, one the opposite of the other. What attention and
-    the feed-forward layers compute is multiplied by 0 before it is added; the other layers hand the channels on.
-    """
-    torch.manual_seed(0)
-    sam = Sam(SAM_VIT_B)
-    person = torch.full((64, 64), -1.0)
-    for top, bottom, left, right in SUBJECT:
-        person[top:bottom, left:right] = 1.0
-    with torch.no_grad():
-        for name, weight in sam.named_parameters():
-            if name.endswith(("attn.proj.weight", "attn.proj.bias", "out_proj.weight", "out_proj.bias")):
-                weight.zero_()
-            if name.endswith(("mlp.lin2.weight", "mlp.lin2.bias")):
-                weight.zero_()
-        encoder, decoder = sam.image_encoder, sam.mask_decoder
-        encoder.patch_embed.proj.weight.zero_()
-        encoder.patch_embed.proj.bias.zero_()
-        encoder.pos_embed.zero_()
-        encoder.pos_embed[0, :, :, 0], encoder.pos_embed[0, :, :, 1] = person, -person
-        first, _, second, _ = encoder.neck
-        first.weight.zero_()
-        second.weight.zero_()
-        for channel in range(first.weight.shape[0]):
-            first.weight[channel, channel] = 1.0
-            second.weight[channel, channel, 1, 1] = 1.0
-        sam.prompt_encoder.no_mask_embed.weight.zero_()
-        enlarge, enlarge_again = decoder.output_upscaling[0], decoder.output_upscaling[3]
-        for layer in (enlarge, enlarge_again):
-            layer.weight.zero_()
-            layer.bias.zero_()
-        enlarge.weight[0, 0], enlarge.weight[1, 1] = 1.0, 1.0
-        enlarge_again.weight[0, 0], enlarge_again.weight[1, 0] = 1.0, -1.0
-        for layers in decoder.output_hypernetworks_mlps:
-            layers.layers[-1].weight.zero_()
-            layers.layers[-1].bias.zero_()
-            layers.layers[-1].bias[0] = 10.0
-    return sam.eval()
-
-
 def put_files(base: Path) -> None:
     """The photo and both models where the server looks for them."""
     for folder in ("input", "models/sams", "models/mam"):
         (base / folder).mkdir(parents=True)
     torch.save(person_finder().state_dict(), base / "models" / "sams" / "person.pth")
-    weights = {f"module.{name}": value for name, value in chain.reference_m2m().state_dict().items()}
+    weights = {f"module.{name}": value for name, value in trained_m2m().state_dict().items()}
     torch.save({"state_dict": weights, "iter": 0}, base / "models" / "mam" / "m2m.pth")
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT_PX // 8, WIDTH_PX // 8, 3), dtype=np.uint8)
     photo = Image.fromarray(noise).resize((WIDTH_PX, HEIGHT_PX), Image.Resampling.BICUBIC)

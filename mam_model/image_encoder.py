@@ -10,6 +10,7 @@ queries at a time, a windowed one by a few windows. A score is summed up in the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,7 @@ class ImageEncoder(nn.Module):
 
     @property
     def working_bytes(self) -> int:
-        """What encoding a picture takes beside the weights, at most.
+        """What encoding takes for each picture beside the weights, at most.
 
         Measured at 1024 pixels, a GPU's way on the CPU. Without a fused attention the scores of all heads exist for
         a moment, in float32, and their addend twice: 440 MiB (ViT-B) and 590 MiB (ViT-H) in float32, 370 and 525 MiB in
@@ -87,18 +88,22 @@ class ImageEncoder(nn.Module):
         Returns:
             [B, out_channels, g, g] in the weights' precision.
         """
-        return torch.cat([self._encode(image, check) for image in images])
+        if images.device.type == "cpu":
+            # Its cache holds the pieces of one picture.
+            return torch.cat([self._encode(image[None], check) for image in images])
+        return self._encode(images, check)
 
-    def _encode(self, image: Tensor, check: Callable[[], None] | None) -> Tensor:
-        x = self.patch_embed(image)
-        x += self.pos_embed[0]
+    def _encode(self, images: Tensor, check: Callable[[], None] | None) -> Tensor:
+        x = self.patch_embed(images)
+        x += self.pos_embed
         for block in self.blocks:
             if check is not None:
                 check()
             block.apply_to(x)
         to_features, first_norm, smooth, last_norm = self.neck
         features = first_norm(_linear(x, to_features.weight.flatten(1)))
-        features = smooth(features.permute(2, 0, 1)[None])
+        # Channels first: with channels last oneDNN rounds three times as coarsely in this one convolution.
+        features = smooth(features.permute(0, 3, 1, 2).contiguous())
         return last_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -109,9 +114,9 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """[3, side, side] -> [g, g, C]"""
-        return self.proj(image[None])[0].permute(1, 2, 0).contiguous()
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, side, side] -> [B, g, g, C]"""
+        return self.proj(images).permute(0, 2, 3, 1).contiguous()
 
 
 class Block(nn.Module):
@@ -126,50 +131,54 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, 4 * dim)
 
     def apply_to(self, x: Tensor) -> None:
-        """Replaces the tokens [g, g, C] by the block's answer."""
+        """Replaces the tokens [B, g, g, C] by the block's answer."""
         if self.window_size is None:
             self._add_global_attention(x)
         else:
             self._add_windowed_attention(x, self.window_size)
-        for tokens in _in_chunks(x.flatten(0, 1)):
+        for rows in _row_slices(x.shape[1], _tokens_at_once(x)):
+            tokens = x[:, rows]
             tokens += self.mlp(self.norm2(tokens))
 
     def _add_global_attention(self, x: Tensor) -> None:
-        grid, _, dim = x.shape
+        count, grid, _, _ = x.shape
         attention = self.attn
-        tokens = x.flatten(0, 1)
         # Query, key and value of each head in one piece.
-        qkv = x.new_empty(3 * attention.num_heads, len(tokens), attention.head_dim)
-        for chunk, target in zip(_in_chunks(tokens), _in_chunks(qkv.transpose(0, 1))):
-            target.copy_(attention.qkv(self.norm1(chunk)).unflatten(1, (len(qkv), -1)))
-        q, k, v = qkv.unflatten(1, (grid, grid)).unflatten(0, (3, -1))
+        qkv = x.new_empty(count, 3 * attention.num_heads, grid, grid, attention.head_dim)
+        all_rows = list(_row_slices(grid, _tokens_at_once(x)))
+        for rows in all_rows:
+            answer = attention.qkv(self.norm1(x[:, rows])).unflatten(-1, (3 * attention.num_heads, -1))
+            qkv[:, :, rows].copy_(answer.permute(0, 3, 1, 2, 4))
+        q, k, v = qkv.unflatten(1, (3, -1)).unbind(1)
         attend = attention.attend_by_head if x.device.type == "cpu" else attention.attend_by_rows
         # The answer takes the place of the queries, each of which is needed once.
-        attend(q, k.flatten(1, 2), v.flatten(1, 2))
-        for chunk, answer in zip(_in_chunks(tokens), _in_chunks(q.flatten(1, 2).transpose(0, 1))):
-            chunk += attention.proj(answer.reshape(-1, dim))
+        attend(q, k.flatten(2, 3), v.flatten(2, 3))
+        for rows in all_rows:
+            x[:, rows] += attention.proj(q[:, :, rows].permute(0, 2, 3, 1, 4).flatten(3))
 
     def _add_windowed_attention(self, x: Tensor, size: int) -> None:
-        grid, _, dim = x.shape
+        pictures, grid, _, dim = x.shape
         attention = self.attn
         across = -(-grid // size)
         down = max(1, _tokens_at_once(x) // (size * grid))
         # The published network pads with zeros before the product: the places beyond the picture are attended to, and
         # what they say is the bias.
-        padded = x.new_empty(down * size, across * size, 3 * dim)
+        padded = x.new_empty(pictures, down * size, across * size, 3 * dim)
         for top in range(0, grid, down * size):
-            rows = x[top : top + down * size]
-            count = -(-len(rows) // size)
-            part = padded[: count * size]
+            rows = x[:, top : top + down * size]
+            height = rows.shape[1]
+            count = -(-height // size)
+            part = padded[:, : count * size]
             part[:] = attention.qkv.bias
-            part[: len(rows), :grid] = attention.qkv(self.norm1(rows))
-            # [down, size, across, size, 3, heads, d] -> [3, down, across, heads, size, size, d]
-            windows = part.view(count, size, across, size, 3, attention.num_heads, -1).permute(4, 0, 2, 5, 1, 3, 6)
-            q, k, v = windows.reshape(3, count * across, attention.num_heads, size, size, -1)
+            part[:, :height, :grid] = attention.qkv(self.norm1(rows))
+            # [B, down, size, across, size, 3, heads, d] -> [3, B, down, across, heads, size, size, d]
+            windows = part.view(pictures, count, size, across, size, 3, attention.num_heads, -1)
+            windows = windows.permute(5, 0, 1, 3, 6, 2, 4, 7)
+            q, k, v = windows.reshape(3, pictures * count * across, attention.num_heads, size, size, -1)
             attend = attention.attend if x.device.type == "cpu" else attention.attend_fused
             answer = attend(q, k.flatten(2, 3), v.flatten(2, 3), *attention.positions(q))
-            answer = answer.unflatten(0, (count, across)).permute(0, 3, 1, 4, 2, 5)
-            answer = answer.reshape(count * size, across * size, dim)[: len(rows), :grid]
+            answer = answer.unflatten(0, (pictures, count, across)).permute(0, 1, 4, 2, 5, 3, 6)
+            answer = answer.reshape(pictures, count * size, across * size, dim)[:, :height, :grid]
             rows += attention.proj(answer)
 
 
@@ -233,25 +242,26 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias).view_as(q)
 
     def attend_by_rows(self, q: Tensor, k: Tensor, v: Tensor) -> None:
-        """Replaces each query [heads, g, g, d] by its answer: all heads together, some rows of the picture at a time.
+        """Replaces each query [n, heads, g, g, d] by its answer: all heads together, some rows of the pictures at a
+        time.
 
         Args:
-            k: [heads, g * g, d].
-            v: [heads, g * g, d].
+            k: [n, heads, g * g, d].
+            v: [n, heads, g * g, d].
         """
         vertical, horizontal = self.positions(q)
-        for rows in _row_slices(q.shape[1]):
-            part = q[None, :, rows]
-            part.copy_(self.attend_fused(part, k[None], v[None], vertical[None, :, rows], horizontal[None, :, rows]))
+        for rows in _row_slices(q.shape[2], _QUERIES):
+            part = q[:, :, rows]
+            part.copy_(self.attend_fused(part, k, v, vertical[:, :, rows], horizontal[:, :, rows]))
 
     def attend_by_head(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         """What `attend_by_rows` does, on a processor: its cache holds some rows of one head."""
-        grid = q.shape[1]
+        grid = q.shape[2]
         probabilities = q.new_empty(max(_QUERIES, grid), grid * grid)
-        for queries, keys, values in zip(q, k, v):
+        for queries, keys, values in zip(chain(*q), chain(*k), chain(*v)):
             vertical, horizontal = self.positions(queries)
             values = values.t().contiguous()
-            for rows in _row_slices(grid):
+            for rows in _row_slices(grid, _QUERIES):
                 part = queries[rows]
                 scores = _linear(part.flatten(0, 1) * self.head_dim**-0.5, keys)
                 _add_positions(scores, vertical[rows], horizontal[rows])
@@ -267,17 +277,13 @@ class Linear(nn.Linear):
 
 
 def _tokens_at_once(x: Tensor) -> int:
+    """Of each picture."""
     return _CPU_TOKENS if x.device.type == "cpu" else _GPU_TOKENS
 
 
-def _in_chunks(tokens: Tensor) -> tuple[Tensor, ...]:
-    """Views of [n, ...] that are small enough to be worked on at once."""
-    return tokens.split(_tokens_at_once(tokens))
-
-
-def _row_slices(grid: int) -> Iterator[slice]:
-    """The rows of a grid of queries, some at a time."""
-    step = max(1, _QUERIES // grid)
+def _row_slices(grid: int, tokens: int) -> Iterator[slice]:
+    """The rows of a grid, so many at a time that they hold about that number of tokens."""
+    step = max(1, tokens // grid)
     return (slice(top, top + step) for top in range(0, grid, step))
 
 

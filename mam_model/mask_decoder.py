@@ -8,6 +8,7 @@ tokens, so the projections between them are applied to the tokens: for a head wi
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 
 def decode_masks(
-    decoder: nn.Module, features: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor
+    decoder: nn.Module, features: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor, targets_per_step: int = 1
 ) -> tuple[Tensor, Tensor]:
     """The three candidate masks of each target and their predicted IoU.
 
@@ -25,13 +26,23 @@ def decode_masks(
         positions: float32 [1, 256, g, g], the encoding of each place.
         sparse: float32 [T, n, 256], what the prompt encoder makes of points and boxes.
         dense: float32 [T, 256, g, g], what it makes of masks.
+        targets_per_step: how many targets are decoded together; memory grows with it, the result does not depend on it.
+            On the processor 1 is the fastest.
     Returns:
         logits float32 [T, 3, 4 g, 4 g] and predicted IoU float32 [T, 3].
     """
     positions = positions[0].flatten(1).t().contiguous()
-    answers = [_decode_one(decoder, (features + dense[t : t + 1])[0], positions, sparse[t]) for t in range(len(sparse))]
+    decode_one = partial(_decode_one, decoder)
+    answers = []
+    for start in range(0, len(sparse), targets_per_step):
+        step = slice(start, start + targets_per_step)
+        seen, tokens = features + dense[step], sparse[step]
+        if len(tokens) == 1:
+            answers.append([answer[None] for answer in decode_one(seen[0], positions, tokens[0])])
+        else:
+            answers.append(torch.vmap(decode_one, in_dims=(0, None, 0))(seen, positions, tokens))
     logits, predicted_iou = zip(*answers)
-    return torch.stack(logits), torch.stack(predicted_iou)
+    return torch.cat(logits), torch.cat(predicted_iou)
 
 
 def _decode_one(decoder: nn.Module, features: Tensor, positions: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:

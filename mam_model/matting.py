@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .batched import matte_together
 from .frame import Frame
 from .m2m import AlphaPyramid, FoldedMaskToMatte, MaskToMatte, PictureFeatures
-from .merge import PUBLISHED_MERGE, MergeOptions, merge, merge_scales, reach, reach_of_box
+from .merge import PUBLISHED_MERGE, MergeOptions, merge, merge_scales, merges_in_arrays, reach, reach_of_box
 from .partial import PartialPyramid
 from .prompt import Prompt
 from .sam import Embedding, Guidance, Sam
@@ -126,26 +127,41 @@ def matte_targets(
     picture: Embedding | PictureFeatures,
     guidance: Guidance,
     options: MergeOptions = PUBLISHED_MERGE,
+    targets_per_step: int = 1,
 ) -> Tensor:
     """Predicts and merges every target of a picture, computing only what is seen in the mattes.
 
     The result is that of `merge_targets(predict_pyramid(...))` up to rounding, which at single pixels can carry a value
-    over a threshold of the merge. The time grows with the length of the target's edge, not with the picture.
+    over a threshold of the merge. The time grows with the length of the target's edge, not with the picture; on a GPU
+    with the rectangle around the target.
 
     Args:
         picture: what SAM knows of the picture; or what `m2m.look_at` made of it, which saves a part of the work for
             every target, and which a caller who will ask again keeps.
         guidance: for that picture, or `Guidance.at_content_size` of it.
+        targets_per_step: on a GPU, how many targets that fill the picture may go together; see `matte_together`. A
+            processor is fastest with one after the other.
     Returns:
         float32 [T, H, W] on the CPU in the size of the guidance's picture, 1 = target.
     Raises:
         ValueError: when picture and guidance are of pictures of different sizes.
     """
+    _check_same_picture(picture.frame, guidance.frame, (picture.frame, picture.frame.at_content_size))
+    weight = next(m2m.parameters())
+    if merges_in_arrays(weight.device):
+        return matte_in_turn(m2m, picture, guidance, options)
+    if not isinstance(picture, PictureFeatures):
+        picture = m2m.look_at(picture)
+    return matte_together(m2m, picture.to(weight), guidance, options, targets_per_step)
+
+
+def matte_in_turn(
+    m2m: FoldedMaskToMatte, picture: Embedding | PictureFeatures, guidance: Guidance, options: MergeOptions
+) -> Tensor:
+    """`matte_targets` on a processor: one target after the other, each piece by piece."""
     frame = guidance.frame
-    _check_same_picture(picture.frame, frame, (picture.frame, picture.frame.at_content_size))
     alphas = torch.zeros(len(guidance), frame.height, frame.width)
-    for target, prompt in enumerate(guidance.prompts):
-        box = guidance.mask_window(target)
+    for target, box in enumerate(guidance.mask_windows()):
         if box is None:
             continue
         # The mask is drawn in its rectangle alone; a rectangle of pixels that turn out to be 0 costs time, no more.
@@ -161,8 +177,9 @@ def matte_targets(
         pyramid = PartialPyramid(m2m, picture, guidance.network_mask[target : target + 1], frame, window)
         alpha = torch.from_numpy(merge_scales(within.of(mask), pyramid.read, options))
         window.of(alphas[target])[:] = alpha
-        if prompt.scribbles is not None:
-            alphas[target] = with_certain_strokes(alphas[target], prompt.scribbles)
+        strokes = guidance.prompts[target].scribbles
+        if strokes is not None:
+            alphas[target] = with_certain_strokes(alphas[target], strokes)
     return alphas
 
 

@@ -3,7 +3,6 @@
 Li, Jain, Shi: "Matting Anything", arXiv 2306.05399, section 3.3 ("iterative refinement"), as the released
 system does it.
 """
-# OpenCV is imported where it is used, so that importing the library costs ComfyUI no start-up time.
 
 from __future__ import annotations
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from .frame import Frame
 from .m2m import AlphaPyramid
+from .morphology import dilated, eroded
 from .regions import Window
 
 # Alpha closer to 0 or 1 than one 8-bit level counts as certain.
@@ -73,16 +73,31 @@ def merge(pyramid: AlphaPyramid, post_mask: Tensor, frame: Frame, options: Merge
     Returns:
         float32 [H, W] on the CPU, alpha in 0..1. An empty mask gives an empty matte.
     """
-    mask = post_mask.float().cpu().numpy()
-    alpha = np.zeros_like(mask)
-    window = reach(mask, options)
-    if window is not None:
+    device = pyramid.os8.device
+    mask = post_mask.to(device, torch.float32)
+    alpha = torch.zeros(mask.shape)
+    box = Window.around_each(mask[None] > 0)[0]
+    if box is None:
+        return alpha
+    window = reach_of_box(box, *mask.shape, options)
 
-        def read(scale: str, where: np.ndarray) -> np.ndarray:
-            return frame.crop_to_original(getattr(pyramid, scale), window)[0, 0].float().cpu().numpy()
+    def read(scale: str) -> Tensor:
+        return frame.crop_to_original(getattr(pyramid, scale), window)[0].float()
 
-        window.of(alpha)[:] = merge_scales(window.of(mask), read, options)
-    return torch.from_numpy(alpha)
+    if merges_in_arrays(device):
+        merged = merge_scales(window.of(mask).numpy(), lambda scale, _: read(scale)[0].numpy(), options)
+        window.of(alpha)[:] = torch.from_numpy(merged)
+    else:
+        window.of(alpha)[:] = merge_together(window.of(mask)[None], read, options)[0].cpu()
+    return alpha
+
+
+def merges_in_arrays(device: torch.device) -> bool:
+    """Whether targets on this device are matted one by one and merged in arrays, by OpenCV.
+
+    On the processor that is by far the fastest way. On a GPU several go together, and what is there is merged there.
+    """
+    return device.type == "cpu"
 
 
 def merge_scales(mask: np.ndarray, read: ReadScale, options: MergeOptions = PUBLISHED_MERGE) -> np.ndarray:
@@ -112,47 +127,63 @@ def _replaced(alpha: np.ndarray, scale: str, where: np.ndarray, read: ReadScale)
     return alpha
 
 
-def os8_weight(mask: np.ndarray, width_px: int, sides: str) -> np.ndarray:
+def merge_together(masks: Tensor, read: Callable[[str], Tensor], options: MergeOptions = PUBLISHED_MERGE) -> Tensor:
+    """`merge_scales` of several targets, each in a window of the same size, without leaving their device.
+
+    Which pixels are wanted is not looked at, for which a GPU would have to be waited for: every scale is read whole.
+
+    Args:
+        masks: float32 [T, h, w] in 0..1, SAM's masks in windows that hold what `reach` gives. An empty one gives an
+            empty matte.
+        read: is called once each with "os8", "os4" and "os1", in this order; gives float32 [T, h, w].
+    Returns:
+        float32 [T, h, w], alpha in 0..1.
+    """
+    if options.guidance == "mask":
+        uncertain = os8_weight(masks, options.width_os8, options.sides)
+    else:
+        subject = masks > 0
+        uncertain = subject.flatten(1).any(dim=1)[:, None, None]
+        if options.clear_outside_box:
+            uncertain = _short_span(subject.any(dim=2))[:, :, None] & _short_span(subject.any(dim=1))[:, None]
+    alpha = torch.where(uncertain, read("os8"), masks)
+    alpha = torch.where(unknown_area(alpha, options.width_os4, options.sides), read("os4"), alpha)
+    return torch.where(unknown_area(alpha, options.width_os1, options.sides), read("os1"), alpha)
+
+
+def _short_span(filled: Tensor) -> Tensor:
+    """From the first True of each row of bool [T, n] to the one before its last."""
+    counts = filled.cumsum(dim=1)
+    return (counts > 0) & (counts < counts[:, -1:])
+
+
+def os8_weight(mask: np.ndarray | Tensor, width_px: int, sides: str) -> np.ndarray | Tensor:
     """Where os8 replaces the mask in guidance "mask".
 
     Args:
-        mask: float [H, W] in 0..1; values between 0 and 1 are never certain.
+        mask: float, an array [H, W] or a tensor [..., H, W] in 0..1; values between 0 and 1 are never certain.
     Returns:
-        bool [H, W]: True except surely inside (one side: the mask itself; two sides: the eroded mask) and surely
-        outside (the eroded complement).
+        bool, of the same kind and shape: True except surely inside (one side: the mask itself; two sides: the eroded
+        mask) and surely outside (the eroded complement).
     """
-    import cv2
-
-    kernel = _ellipse(width_px)
     # 1 - mask == 1 in float32, which a mask of less than half a rounding step satisfies as 0 does.
-    outside = cv2.dilate((1.0 - mask != 1).view(np.uint8), kernel) == 0
-    inside = mask == 1 if sides == "one" else cv2.erode((mask == 1).view(np.uint8), kernel) > 0
-    return ~(inside | outside)
+    near = dilated(1.0 - mask != 1, _size(width_px))
+    inside = mask == 1 if sides == "one" else eroded(mask == 1, _size(width_px))
+    return near & ~inside
 
 
-def unknown_area(alpha: np.ndarray, width_px: int, sides: str) -> np.ndarray:
+def unknown_area(alpha: np.ndarray | Tensor, width_px: int, sides: str) -> np.ndarray | Tensor:
     """Where the next finer scale replaces alpha.
 
     Args:
-        alpha: float [H, W] in 0..1.
+        alpha: float, an array [H, W] or a tensor [..., H, W] in 0..1.
     Returns:
-        bool [H, W]. One side: around everything that is not surely background, less what is surely subject.
-        Two sides: around the values between 0 and 1.
+        bool, of the same kind and shape. One side: around everything that is not surely background, less what is surely
+        subject. Two sides: around the values between 0 and 1.
     """
-    import cv2
-
-    kernel = _ellipse(width_px)
     if sides == "one":
-        near = cv2.dilate((alpha >= _LEVEL).view(np.uint8), kernel)
-        return near.view(bool) & (alpha <= 1 - _LEVEL)
-    uncertain = (alpha >= _LEVEL) & (alpha <= 1 - _LEVEL)
-    return cv2.dilate(uncertain.view(np.uint8), kernel).view(bool)
-
-
-def _ellipse(width_px: int) -> np.ndarray:
-    import cv2
-
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_size(width_px), _size(width_px)))
+        return dilated(alpha >= _LEVEL, _size(width_px)) & (alpha <= 1 - _LEVEL)
+    return dilated((alpha >= _LEVEL) & (alpha <= 1 - _LEVEL), _size(width_px))
 
 
 def _size(width_px: int) -> int:

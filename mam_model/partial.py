@@ -1,7 +1,8 @@
 """Mask-to-Matte where the merge reads it: the pyramid of one target, computed piece by piece.
 
 The network is local. A piece of the square computed with enough of its surroundings comes out as in the whole square,
-so the cost of a matte grows with the length of the subject's edge and not with the picture.
+so the cost of a matte grows with the length of the subject's edge and not with the picture. This is the processor's
+way, which looks at each scale before it computes the next; a GPU's is in `batched`.
 """
 # OpenCV is imported where it is used, so that importing the library costs ComfyUI no start-up time.
 
@@ -25,9 +26,8 @@ _FINE_HALO = 3
 # Rows of cells around os4 that are computed with it, because os1 will ask for them: its halo, and its wider band.
 _AHEAD = _FINE_HALO + 1
 # Most cells of a piece, for layer3 and for what follows it. On the CPU a tensor of more than 32 MiB is fresh memory
-# each time, which is slow; a GPU prefers few large pieces.
+# each time, which is slow.
 _MOST_CELLS = (128 * 128, 96 * 96)
-_EVERYTHING = 1 << 30
 
 
 class PartialPyramid:
@@ -46,7 +46,6 @@ class PartialPyramid:
         self.mask = mask.to(picture.image_os4)
         self.frame = frame
         self.window = window
-        self.most_cells = _MOST_CELLS if self.mask.device.type == "cpu" else (_EVERYTHING, _EVERYTHING)
         grid = mask.shape[-1]
         # Outputs of layer2 and layer3, each with the window of its own grid that is kept.
         self.fine_window = frame.cells_read(window, 4, interpolated=True).grown(_AHEAD, grid, grid)
@@ -84,7 +83,7 @@ class PartialPyramid:
         self._need_fine(_grown(cells, _AHEAD))
         window = Window.around(cells)
         values = self.fine.new_zeros(1, 1, window.height, window.width)
-        for piece in cover(cells, _HEAD_HALO, self.most_cells[0]):
+        for piece in cover(cells, _HEAD_HALO, _MOST_CELLS[0]):
             answer = self._head(self.m2m.refine_OS4, self.fine, self.fine_window, piece, len(cells))
             piece.within(window).of(values)[:] = answer
         return self._enlarged(values, window, 4)
@@ -94,7 +93,7 @@ class PartialPyramid:
         self._need_fine(_grown(cells, _FINE_HALO))
         window = Window.around(cells)
         alpha = torch.zeros(1, 1, 4 * window.height, 4 * window.width, device=self.mask.device)
-        for piece in cover(cells, _FINE_HALO, self.most_cells[1]):
+        for piece in cover(cells, _FINE_HALO, _MOST_CELLS[1]):
             around = piece.grown(_FINE_HALO, *cells.shape)
             x = around.within(self.fine_window).of(self.fine)
             x = torch.cat([x, around.of(self.picture.image_os4), around.of(self.mask)], dim=1)
@@ -123,7 +122,7 @@ class PartialPyramid:
                 shape, dtype=self.mask.dtype, device=self.mask.device, memory_format=torch.channels_last
             )
             self.shown = torch.cat([self.picture.image_os8, shrunk_mask(self.mask, 2)], dim=1)
-        for piece in cover(cells & ~self.known, _STAGE_HALO, self.most_cells[0]):
+        for piece in cover(cells & ~self.known, _STAGE_HALO, _MOST_CELLS[0]):
             around = piece.grown(_STAGE_HALO, *cells.shape).coarser(2)
             x = around.within(self.coarse_window).of(self.coarse)
             x = torch.cat([x, around.of(self.shown)], dim=1)

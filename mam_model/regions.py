@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 # What starting a network on one more rectangle costs, in cells that could be computed in that time.
 _START_COST = 100
@@ -32,6 +35,23 @@ class Window:
         if not len(rows):
             return None
         return cls(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+    @classmethod
+    def around_each(cls, needed: Tensor) -> list[Window | None]:
+        """`around` of each of bool [N, h, w] on any device, which is waited for once."""
+        firsts, lengths = [], []
+        # On the processor the largest byte is found twenty times as fast as any True.
+        levels = needed.view(torch.uint8)
+        for filled in (levels.amax(dim=2), levels.amax(dim=1)):
+            # As many as lie between the first and the last True, these included.
+            counts = filled.cumsum(dim=1)
+            firsts.append((counts == 0).sum(dim=1))
+            lengths.append(((counts > 0) & (counts < counts[:, -1:])).sum(dim=1) + 1)
+        found = torch.stack([*firsts, *lengths], dim=1).tolist()
+        whole = needed.shape[1]
+        return [
+            None if top == whole else cls(top, left, top + height, left + width) for top, left, height, width in found
+        ]
 
     @property
     def height(self) -> int:
@@ -89,6 +109,17 @@ class Window:
     def of(self, array):
         """That part of an array or tensor [..., h, w], without a copy."""
         return array[..., self.top : self.bottom, self.left : self.right]
+
+
+def in_one_size(windows: Sequence[Window], height: int, width: int) -> list[Window]:
+    """Windows as high as the highest and as wide as the widest, each of which holds one of the given.
+
+    Args:
+        windows: lie in an area of `height` x `width`, as those do that come out.
+    """
+    high, wide = max(window.height for window in windows), max(window.width for window in windows)
+    corners = [(min(window.top, height - high), min(window.left, width - wide)) for window in windows]
+    return [Window(top, left, top + high, left + wide) for top, left in corners]
 
 
 def cover(needed: np.ndarray, halo: int, most_cells: int) -> list[Window]:

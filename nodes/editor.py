@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
+from collections.abc import Callable
 
 import comfy.model_management
 import torch
@@ -11,15 +11,15 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..mam_model.frame import Frame
-from ..mam_model.matting import check_picture, matte_targets, share_pixels
+from ..mam_model.matting import check_picture, share_pixels
 from ..mam_model.merge import MergeOptions
 from ..mam_model.prompt import Prompt, PromptError
 from . import live, sockets
 from .batch import as_output, in_steps, pictures
 from .drawing import Drawing
-from .embeddings import embedding_of
+from .embeddings import embedding_of, embeddings_of
 from .mattes import MERGE_INPUTS, merge_options
-from .models import SharedM2M, SharedSam
+from .models import SharedM2M, SharedSam, loaded_refine
 from .prompts import PromptInfo
 
 _INPUTS = [
@@ -97,20 +97,22 @@ class PromptEditor(io.ComfyNode):
         options = merge_options(**merge_settings)
         if sam is not None and drawn:
             comfy.model_management.load_models_gpu(
-                [sam.patcher, m2m.patcher], memory_required=max(sam.encoding_bytes, m2m.predicting_bytes)
+                [sam.patcher, m2m.patcher], memory_required=max(sam.encoding_bytes, m2m.matting_bytes(height, width))
             )
         alpha = torch.zeros(count, height, width)
         # Held to the end: a long batch would otherwise push the embedding that the session needs out of memory.
         held = None
+        embeddings = embeddings_of([batch[index] for index in drawn], sam)
+        refine = loaded_refine() if sam is None and drawn else None
         for step in in_steps(len(drawn)):
             index = drawn[step]
             if sam is None:
-                alphas = _classical(batch[index], frames[index])
+                alphas = _classical(batch[index], frames[index], refine)
             else:
-                picture = embedding_of(batch[index], sam)
+                picture = next(embeddings)
                 held = picture if held is None else held
-                guidance = sam.network.decode(picture.embedding, frames[index])
-                alphas = matte_targets(m2m.network, picture.embedding, guidance, options)
+                guidance = sam.decode(picture.embedding, frames[index])
+                alphas = m2m.matte(picture.embedding, guidance, options)
             alpha[index] = share_pixels(alphas).sum(dim=0).clamp(0, 1)
         shown = drawn[0] if drawn else 0
         session = _session(batch[shown], sam, m2m, options, encode=bool(drawn))
@@ -197,7 +199,8 @@ class LivePicture(io.ComfyNode):
         if target >= 0:
             if sam is not None:
                 comfy.model_management.load_models_gpu(
-                    [sam.patcher, m2m.patcher], memory_required=max(sam.decoding_bytes, m2m.predicting_bytes)
+                    [sam.patcher, m2m.patcher],
+                    memory_required=max(sam.decoding_bytes, m2m.matting_bytes(*batch.shape[1:3])),
                 )
             drawn = drawing.targets[target].drawn_in(frame)
             matte = session.matte_on_device(drawn, (drawing.width, drawing.height))
@@ -210,15 +213,14 @@ def _check_models(sam: SharedSam | None, m2m: SharedM2M | None) -> None:
         raise ValueError(f"Connect {missing} too, or neither model: without models the classical engine mattes.")
 
 
-def _classical(picture: Tensor, targets: tuple[Prompt, ...]) -> Tensor:
-    """float32 [T, H, W]: mattes without models, by closed-form matting where PyMatting is installed."""
+def _classical(picture: Tensor, targets: tuple[Prompt, ...], refine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """float32 [T, H, W]: mattes without models, as MAM_MatteWithoutModels makes them."""
     from ..mam_model.classical import matte_without_models
 
     check_picture(picture)
-    method = "none" if importlib.util.find_spec("pymatting") is None else "closed-form"
     alphas = torch.zeros(len(targets), *picture.shape[:2])
     for number, target in enumerate(targets):
-        alphas[number] = matte_without_models(picture, target, method=method)
+        alphas[number] = matte_without_models(picture, target, method="refiner", refine=refine)
     return alphas
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import weakref
+from collections.abc import Iterator, Sequence
 
-import comfy.model_management
 from torch import Tensor
 
 from ..mam_model.frame import Frame
@@ -52,24 +52,44 @@ _known: weakref.WeakValueDictionary[tuple, PictureEmbedding] = weakref.WeakValue
 
 
 def embedding_of(image: Tensor, sam: SharedSam) -> PictureEmbedding:
-    """The embedding of a picture: the one that is in memory, or a new one.
+    """The embedding of a picture: the one that is in memory, or a new one. Only inside a node's execute.
 
     Args:
         image: float [H, W, 3].
     Raises:
         ValueError: when it is not a picture; see `check_picture`.
     """
-    check_picture(image)
-    frame = Frame(image.shape[0], image.shape[1], sam.network.config.image_size)
-    content = frame.shrink(image)
-    # Two pictures that look the same to the encoder share an embedding if they also have the same size.
-    key = (sam.file, sam.dtype, frame, hashlib.blake2b(content.numpy().data, digest_size=16).digest())
-    picture = _known.get(key)
-    if picture is None:
-        sam.load(sam.encoding_bytes)
-        picture = _known[key] = PictureEmbedding(
-            sam.network.encode_content(content, frame, comfy.model_management.throw_exception_if_processing_interrupted)
-        )
-    if all(recent is not picture for recent in sam.recent_embeddings):
-        sam.recent_embeddings.append(picture)
-    return picture
+    return next(embeddings_of([image], sam))
+
+
+def embeddings_of(images: Sequence[Tensor], sam: SharedSam) -> Iterator[PictureEmbedding]:
+    """`embedding_of` of each picture of a batch, in order. A GPU encodes the next few together, a processor in turn.
+
+    Args:
+        images: float [H, W, 3] each, of one size.
+    """
+    began = False
+    for start in range(0, len(images), sam.pictures_at_once):
+        keys, ready, unknown = [], [], {}
+        for image in images[start : start + sam.pictures_at_once]:
+            check_picture(image)
+            frame = Frame(image.shape[0], image.shape[1], sam.network.config.image_size)
+            content = frame.shrink(image)
+            # Two pictures that look the same to the encoder share an embedding if they also have the same size.
+            key = (sam.file, sam.dtype, frame, hashlib.blake2b(content.numpy().data, digest_size=16).digest())
+            keys.append(key)
+            ready.append(_known.get(key))
+            if ready[-1] is None:
+                unknown[key] = content
+        if unknown:
+            # A network that was too large for one of them goes on on the processor.
+            if not (began and sam.on_processor):
+                sam.load(sam.encoding_bytes)
+            began = True
+            made = dict(zip(unknown, map(PictureEmbedding, sam.encode(list(unknown.values()), frame))))
+            _known.update(made)
+            ready = [made.get(key, picture) for key, picture in zip(keys, ready)]
+        for picture in ready:
+            if all(recent is not picture for recent in sam.recent_embeddings):
+                sam.recent_embeddings.append(picture)
+            yield picture

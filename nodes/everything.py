@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..mam_model import view
 from ..mam_model.everything import EverythingOptions, find_everything, one_by_one, parts_cut_out
-from ..mam_model.matting import matte_targets
+from ..mam_model.sam import Embedding, Guidance
 from . import sockets
 from .batch import pictures
-from .embeddings import embedding_of
+from .embeddings import embeddings_of
 from .mattes import MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, merge_options
 from .models import SharedM2M, SharedSam
 from .previews import MOST_FRAMES, show
@@ -207,21 +207,27 @@ class MatteEverything(io.ComfyNode):
         )
         mattes = MatteBatch()
         shown = []
+        finding_bytes = _FINDING_BYTES_PER_POINT * _POINTS_PER_STEP
         comfy.model_management.load_models_gpu(
             [sam.patcher, m2m.patcher],
-            memory_required=max(sam.encoding_bytes, m2m.predicting_bytes, _FINDING_BYTES_PER_POINT * _POINTS_PER_STEP),
+            memory_required=max(sam.encoding_bytes, m2m.matting_bytes(*image.shape[1:3]), finding_bytes),
         )
         progress = _Progress(len(image), points_per_side**2, most if mode == "instances" else 1)
+        embeddings = embeddings_of(image, sam)
         for index in range(len(image)):
             progress.reach(index)
-            embedding = embedding_of(image[index], sam).embedding
-            found = find_everything(
-                sam.network,
-                embedding,
-                options,
-                points_per_step=_POINTS_PER_STEP,
-                show=lambda done, _, frame=index: progress.reach(frame, points=done),
-            )
+            embedding = next(embeddings).embedding
+
+            def find(points_per_step: int, index: int = index, embedding: Embedding = embedding) -> Guidance:
+                return find_everything(
+                    sam.network,
+                    embedding,
+                    options,
+                    points_per_step=points_per_step,
+                    show=lambda done, _: progress.reach(index, points=done),
+                )
+
+            found = sam.within_memory(find, _POINTS_PER_STEP)
             if len(shown) < MOST_FRAMES:
                 shown.append((embedding, found))
             if mode == "semantic":
@@ -229,9 +235,9 @@ class MatteEverything(io.ComfyNode):
             elif nested != "whole":
                 found = parts_cut_out(found)
             alphas = torch.zeros(len(found), *image.shape[1:3])
-            picture = m2m.network.look_at(embedding) if len(found) else None
+            picture = m2m.look_at(embedding) if len(found) else None
             for number, target in enumerate(one_by_one(found)):
-                alphas[number] = matte_targets(m2m.network, picture, target, merging)[0]
+                alphas[number] = m2m.matte(picture, target, merging)[0]
                 progress.reach(index, points_per_side**2, number + 1)
             mattes.add(found.prompts, found.scores, alphas)
         progress.reach(len(image))

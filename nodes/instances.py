@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..mam_model import instances as choose
 from ..mam_model.instances import Instances
-from ..mam_model.matting import matte_targets
 from . import sockets
 from .batch import frame_of, in_steps, masks, pair_count
 from .embeddings import Embeddings
@@ -219,7 +218,7 @@ class SemanticMatte(io.ComfyNode):
         m2m.load(m2m.predicting_bytes)
         for index in in_steps(pair_count(embedding=embedding, guidance=guidance)):
             united = frame_of(guidance, index).united()
-            alphas = matte_targets(m2m.network, frame_of(embedding, index).embedding, united, options)
+            alphas = m2m.matte(frame_of(embedding, index).embedding, united, options)
             mattes.add(united.prompts, united.scores, alphas)
         frames = mattes.frames
         return io.NodeOutput(frames, ui=show_alphas(frames))

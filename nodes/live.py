@@ -139,16 +139,16 @@ class ModelsEngine:
             if not self._looked:
                 _keep_none_but(self._looked)
                 self._looked.append(m2m.look_at(embedding))
-            return self._merged(m2m, self._looked[0], guidance), guidance.scores[0]
+            return self._merged(partial(matte_targets, m2m), self._looked[0], guidance), guidance.scores[0]
 
     def matte_on_device(self, prompt: Prompt, timing: Timing) -> tuple[Tensor, float]:
         """The same with the networks as ComfyUI has loaded them. Only inside a node's execute, after loading them."""
-        sam, m2m = (shared().network for shared in self._shared)
+        sam, m2m = (shared() for shared in self._shared)
         embedding = self._embedding().embedding
         with timing.step("decode"):
             guidance = _guidance(sam, embedding, prompt)
         with timing.step("m2m"):
-            return self._merged(m2m, embedding, guidance), guidance.scores[0]
+            return self._merged(m2m.matte, embedding, guidance), guidance.scores[0]
 
     def can_stand_for(self, newer: ModelsEngine) -> bool:
         """Whether all is still there that the other engine of the same key has, so that nothing is made twice."""
@@ -160,9 +160,9 @@ class ModelsEngine:
             and (newer._embedding() is None or newer._embedding() is embedding)
         )
 
-    def _merged(self, m2m: FoldedMaskToMatte, picture: Embedding | PictureFeatures, guidance: Guidance) -> Tensor:
+    def _merged(self, matte: Callable[..., Tensor], picture: Embedding | PictureFeatures, guidance: Guidance) -> Tensor:
         factor = max(self.matte_size) / max(picture.frame.width, picture.frame.height)
-        return matte_targets(m2m, picture, guidance, self._options.scaled(factor))[0]
+        return matte(picture, guidance, self._options.scaled(factor))[0]
 
 
 class ClassicalEngine:
@@ -380,7 +380,7 @@ _all_looked: list[list[PictureFeatures]] = []
 _copies: weakref.WeakKeyDictionary[SharedModel, nn.Module] = weakref.WeakKeyDictionary()
 
 
-def _guidance(sam: Sam, embedding: Embedding, prompt: Prompt) -> Guidance:
+def _guidance(sam: Sam | SharedSam, embedding: Embedding, prompt: Prompt) -> Guidance:
     """SAM's answer to a prompt in pixels of the picture at content size."""
     return sam.decode(replace(embedding, frame=embedding.frame.at_content_size), [prompt])
 

@@ -7,13 +7,13 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..mam_model.matting import check_picture, matte_targets
+from ..mam_model.matting import check_picture
 from ..mam_model.prompt import Prompt, PromptError, PromptSet
 from . import sockets
 from .batch import check_same_size, frame_of, in_steps, masks, pair_count, pictures
-from .embeddings import embedding_of
-from .mattes import MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, merge_options
-from .models import SharedM2M, SharedSam
+from .embeddings import embeddings_of
+from .mattes import DETAIL_INPUT, MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, in_detail, merge_options
+from .models import SharedM2M, SharedSam, loaded_refine
 
 
 class MattingAnything(io.ComfyNode):
@@ -35,24 +35,34 @@ class MattingAnything(io.ComfyNode):
                 io.Image.Input("image", tooltip="One picture or a batch. It is encoded once; a new prompt is quick."),
                 sockets.Prompt.Input("prompt", tooltip="What to matte, for one frame (used for all) or for each."),
                 *MERGE_INPUTS,
+                DETAIL_INPUT,
             ],
             outputs=MATTE_OUTPUTS,
         )
 
     @classmethod
     def execute(
-        cls, sam: SharedSam, m2m: SharedM2M, image: Tensor, prompt: PromptSet, **merge_settings
+        cls,
+        sam: SharedSam,
+        m2m: SharedM2M,
+        image: Tensor,
+        prompt: PromptSet,
+        detail: str = "1024",
+        **merge_settings,
     ) -> io.NodeOutput:
         image = pictures(image)
         mattes = MatteBatch()
         options = merge_options(**merge_settings)
         comfy.model_management.load_models_gpu(
-            [sam.patcher, m2m.patcher], memory_required=max(sam.encoding_bytes, m2m.predicting_bytes)
+            [sam.patcher, m2m.patcher], memory_required=max(sam.encoding_bytes, m2m.matting_bytes(*image.shape[1:3]))
         )
-        for index in in_steps(pair_count(image=image, prompt=prompt.frames)):
-            embedding = embedding_of(frame_of(image, index), sam).embedding
-            guidance = sam.network.decode(embedding, frame_of(prompt.frames, index))
-            mattes.add(guidance.prompts, guidance.scores, matte_targets(m2m.network, embedding, guidance, options))
+        count = pair_count(image=image, prompt=prompt.frames)
+        embeddings = embeddings_of([frame_of(image, index) for index in range(count)], sam)
+        for index, picture in zip(in_steps(count), embeddings):
+            guidance = sam.decode(picture.embedding, frame_of(prompt.frames, index))
+            alphas = m2m.matte(picture.embedding, guidance, options)
+            alphas = in_detail(frame_of(image, index), alphas, guidance.prompts, detail)
+            mattes.add(guidance.prompts, guidance.scores, alphas)
         return mattes.output()
 
 
@@ -64,8 +74,9 @@ class MatteWithoutModels(io.ComfyNode):
             display_name="Matte without Models",
             category=sockets.CATEGORY,
             description=(
-                "Cuts out what the prompt or a rough mask points at with classical methods, no weights needed: GrabCut "
-                "finds the subject, closed-form or KNN matting solves its edge. Best when colours differ."
+                "Cuts out what the prompt or a rough mask points at, nothing to download: GrabCut finds the subject; a "
+                "small network that comes with this pack, closed-form or KNN matting solves its edge. Best when "
+                "colours differ."
             ),
             search_aliases=["cut out", "grabcut", "closed form matting", "knn matting", "offline matting", "no model"],
             has_intermediate_output=True,
@@ -81,12 +92,13 @@ class MatteWithoutModels(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=["closed-form", "knn", "none"],
-                    default="closed-form",
+                    options=["refiner", "closed-form", "knn", "none"],
+                    default="refiner",
                     optional=True,
                     tooltip=(
-                        "How the edge is solved. closed-form: smooth, for hair and fur. knn: for holes such as lace "
-                        "and leaves. none: a soft edge along the picture's colours, fastest, without PyMatting."
+                        "How the edge is solved. refiner: by the small network that comes with this pack. closed-form: "
+                        "smooth, for hair and fur. knn: for holes such as lace and leaves. none: a soft edge along the "
+                        "picture's colours, fastest. closed-form and knn need PyMatting."
                     ),
                 ),
                 io.Float.Input(
@@ -108,7 +120,7 @@ class MatteWithoutModels(io.ComfyNode):
         image: Tensor,
         prompt: PromptSet | None = None,
         mask: Tensor | None = None,
-        method: str = "closed-form",
+        method: str = "refiner",
         band: float = 1.0,
     ) -> io.NodeOutput:
         from ..mam_model.classical import matte_without_models
@@ -120,12 +132,13 @@ class MatteWithoutModels(io.ComfyNode):
         if prompt is None:
             raise PromptError("Connect a prompt or a mask: this node needs to know what to cut out.")
         mattes = MatteBatch()
+        refine = loaded_refine() if method == "refiner" else None
         for index in in_steps(pair_count(image=image, prompt=prompt.frames)):
             picture, targets = frame_of(image, index), frame_of(prompt.frames, index)
             check_picture(picture)
             alphas = torch.zeros(len(targets), *picture.shape[:2])
             for number, target in enumerate(targets):
-                alphas[number] = matte_without_models(picture, target, method=method, band=band)
+                alphas[number] = matte_without_models(picture, target, method=method, band=band, refine=refine)
             mattes.add(targets, tuple(target.score for target in targets), alphas)
         return mattes.output()
 

@@ -6,16 +6,29 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import folder_paths
 import torch
+from torch import Tensor
 
+from ..mam_model.batched import bytes_per_target
+from ..mam_model.frame import Frame
+from ..mam_model.m2m import AlphaPyramid, PictureFeatures
+from ..mam_model.matting import matte_targets, predict_pyramid
+from ..mam_model.merge import MergeOptions
+from ..mam_model.out_of_memory import halving
+from ..mam_model.prompt import Prompt
 from ..mam_model.published import PUBLISHED, PublishedFile, download, published_file, sha256_of, sources
+from ..mam_model.sam import Embedding, Guidance
+
+T = TypeVar("T")
 
 SAM_FOLDER = "sams"
 M2M_FOLDER = "mam"
@@ -28,6 +41,13 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # Embeddings of this many pictures stay with the SAM that made them, 7 MB each: a changed prompt need not encode again.
 _RECENT_PICTURES = 8
+# What a GPU works on at once, if its memory allows: more pictures or targets make it hardly faster.
+_PICTURES_AT_ONCE = 4
+_TARGETS_AT_ONCE = 8
+# Into how many shares the side of the refiner's tiles is divided, to give some up when the memory is full.
+_TILE_SHARES = 4
+# Of the memory that is free: it lies in pieces, and what a convolution needs within itself can only be guessed.
+_USABLE = 0.8
 
 
 def register_model_folders() -> None:
@@ -111,6 +131,7 @@ class SharedModel:
         file: path, time of change and size: which weights these are, whatever their precision.
         network: the torch module; on the device only after `load`.
         dtype: in which it computes.
+        on_processor: whether it was too large for its device since `load`, and works on the processor.
         patcher: ComfyUI's handle on it. ComfyUI recognises the model by this attribute.
     """
 
@@ -119,6 +140,7 @@ class SharedModel:
         self.file = file
         self.network = network
         self.dtype = dtype
+        self.on_processor = False
         self.device = comfy.model_management.get_torch_device()
         # Looked up at call time: ComfyUI puts another class here when dynamic memory management is on.
         self.patcher = comfy.model_patcher.CoreModelPatcher(
@@ -127,7 +149,38 @@ class SharedModel:
 
     def load(self, memory_bytes: int) -> None:
         """Moves the network to its device and asks for `memory_bytes` beside it. Only inside a node's execute."""
+        self.on_processor = False
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory_bytes)
+
+    def fitting(self, each_bytes: int, most: int) -> int:
+        """How many things of so many bytes fit into the device's free memory: 1 to `most`, and 1 on the processor."""
+        if comfy.model_management.is_device_cpu(self.device):
+            return 1
+        free = comfy.model_management.get_free_memory(self.device) - comfy.model_management.extra_reserved_memory()
+        return max(1, min(most, int(_USABLE * free / each_bytes)))
+
+    def within_memory(self, work: Callable[[int], T], at_once: int) -> T:
+        """What `work(at_once)` gives: with fewer things at once, and at last on the processor, if the memory is full.
+
+        Only inside a node's execute. A network that had to leave its device stays away until it is loaded again.
+        """
+
+        def tell(fewer: int) -> None:
+            logging.warning("Matting Anything: memory is full, %s goes on with %d at a time.", self.name, fewer)
+            comfy.model_management.soft_empty_cache()
+
+        try:
+            return halving(work, at_once, comfy.model_management.is_oom, tell)
+        except Exception as error:
+            comfy.model_management.raise_non_oom(error)
+        # Only here is the error gone, whose traceback kept alive everything that the attempt had made.
+        logging.warning("Matting Anything: memory is full, %s goes on on the processor, which is slower.", self.name)
+        comfy.model_management.unload_model_and_clones(self.patcher)
+        # With --gpu-only what is unloaded stays on the device.
+        self.network.to("cpu")
+        self.on_processor = True
+        comfy.model_management.soft_empty_cache()
+        return work(1)
 
 
 class SharedSam(SharedModel):
@@ -138,12 +191,40 @@ class SharedSam(SharedModel):
         self.recent_embeddings = deque(maxlen=_RECENT_PICTURES)
 
     @property
+    def pictures_at_once(self) -> int:
+        """How many pictures it is worth to encode together."""
+        return 1 if comfy.model_management.is_device_cpu(self.device) else _PICTURES_AT_ONCE
+
+    @property
     def encoding_bytes(self) -> int:
         """What encoding one picture needs beside the weights."""
         return self.network.image_encoder.working_bytes
 
-    # Decoding one picture's targets; measured, hardly depends on their number.
-    decoding_bytes = 200 * 1024**2
+    @property
+    def decoding_bytes(self) -> int:
+        """What decoding one picture's targets needs beside the weights."""
+        return self.network.decoding_bytes
+
+    def encode(self, contents: Sequence[Tensor], frame: Frame) -> list[Embedding]:
+        """The embeddings of pictures of one size, after `load`. See `Sam.encode_content`; it can be cancelled."""
+        check = comfy.model_management.throw_exception_if_processing_interrupted
+
+        def encode(at_once: int) -> list[Embedding]:
+            embeddings = []
+            for start in range(0, len(contents), at_once):
+                step = contents[start : start + at_once]
+                if len(step) == 1:
+                    embeddings.append(self.network.encode_content(step[0], frame, check))
+                else:
+                    embeddings += self.network.encode_together(step, frame, check)
+            return embeddings
+
+        return self.within_memory(encode, self.fitting(self.encoding_bytes, len(contents)))
+
+    def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> Guidance:
+        """SAM's answer for the targets of a picture, after `load`. See `Sam.decode`."""
+        at_once = self.fitting(self.decoding_bytes // _TARGETS_AT_ONCE, _TARGETS_AT_ONCE)
+        return self.within_memory(lambda n: self.network.decode(embedding, prompts, n), at_once)
 
 
 class SharedM2M(SharedModel):
@@ -151,8 +232,27 @@ class SharedM2M(SharedModel):
 
     @property
     def predicting_bytes(self) -> int:
-        """What one target needs beside the weights (measured: 416 MB in float32 at 1024 pixels)."""
+        """What one target needs beside the weights (measured on a processor: 416 MB in float32 at 1024 pixels)."""
         return 104 * 1024**2 * self.dtype.itemsize
+
+    def matting_bytes(self, height: int, width: int) -> int:
+        """What one target of a picture of this size needs beside the weights."""
+        return bytes_per_target(Frame(height, width), self.dtype.itemsize)
+
+    def look_at(self, embedding: Embedding) -> PictureFeatures:
+        """What the network makes of a picture before it knows the target, after `load`."""
+        return self.within_memory(lambda _: self.network.look_at(embedding), 1)
+
+    def predict(self, embedding: Embedding, guidance: Guidance) -> AlphaPyramid:
+        """The whole pyramid of every target, on the CPU, after `load`. See `predict_pyramid`."""
+        at_once = self.fitting(self.predicting_bytes, _TARGETS_AT_ONCE)
+        return self.within_memory(lambda n: predict_pyramid(self.network, embedding, guidance, n).cpu(), at_once)
+
+    def matte(self, picture: Embedding | PictureFeatures, guidance: Guidance, options: MergeOptions) -> Tensor:
+        """The mattes of every target, float32 [T, H, W] on the CPU, after `load`. See `matte_targets`."""
+        frame = guidance.frame
+        at_once = self.fitting(self.matting_bytes(frame.height, frame.width), _TARGETS_AT_ONCE)
+        return self.within_memory(lambda n: matte_targets(self.network, picture, guidance, options, n), at_once)
 
 
 class SharedInContextDecoder(SharedModel):
@@ -161,6 +261,23 @@ class SharedInContextDecoder(SharedModel):
     def decoding_bytes(self, pictures: int) -> int:
         """What decoding needs beside the weights (measured at 768 pixels: 428 MB of tensors, 603 MB on a CPU)."""
         return int(610 * 1024**2 * pictures * (self.network.config.side / 768) ** 2)
+
+
+class SharedRefiner(SharedModel):
+    """The mask refiner, whose weights come with the pack."""
+
+    # What refining needs beside the weights, whatever the picture's size: measured on a processor with whole tiles.
+    refining_bytes = 700 * 1024**2
+
+    def refine(self, picture: Tensor, mask: Tensor, on_tile: Callable[[int, int], None] | None = None) -> Tensor:
+        """The alpha of a rough mask, float32 [H, W] on the CPU, after `load`. See `refine_mask`."""
+        from ..mam_model.refiner import TILE_PX, refine_mask
+
+        def refine(shares: int) -> Tensor:
+            tile_px = TILE_PX * shares // _TILE_SHARES
+            return refine_mask(self.network, picture, mask, tile_px=tile_px, on_tile=on_tile)
+
+        return self.within_memory(refine, _TILE_SHARES)
 
 
 shared_models: weakref.WeakValueDictionary[tuple, SharedModel] = weakref.WeakValueDictionary()
@@ -201,6 +318,35 @@ def shared_in_context_decoder(name: str) -> SharedInContextDecoder:
 
     # Always float32: 84 MB, and half precision moves its alpha by more than the whole diffusion model does.
     return _share(SharedInContextDecoder, name, IN_CONTEXT_FOLDER, "fp32", build)
+
+
+def shared_refiner() -> SharedRefiner:
+    """The refiner that comes with the pack: the one that some graph already holds, or a new one.
+
+    Raises:
+        CheckpointError: when its file is missing or damaged.
+    """
+    from ..mam_model.refiner import SHIPPED_WEIGHTS, load_refiner
+
+    # Always float32: it is quick as it is, and half precision moves pixels over the thresholds of the merge.
+    shared = shared_models.get((SharedRefiner, SHIPPED_WEIGHTS, torch.float32))
+    if shared is None:
+        network = load_refiner()
+        file = identity_of(str(SHIPPED_WEIGHTS))
+        shared = SharedRefiner(SHIPPED_WEIGHTS.name, file, network, torch.float32)
+        shared_models[SharedRefiner, SHIPPED_WEIGHTS, torch.float32] = shared
+    return shared
+
+
+def loaded_refine() -> Callable[[Tensor, Tensor], Tensor]:
+    """`SharedRefiner.refine` of the refiner on its device; can be cancelled. Only inside a node's execute."""
+    refiner = shared_refiner()
+    refiner.load(refiner.refining_bytes)
+
+    def on_tile(*_) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    return partial(refiner.refine, on_tile=on_tile)
 
 
 def _share(

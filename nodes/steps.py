@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..mam_model import view
 from ..mam_model.m2m import AlphaPyramid
-from ..mam_model.matting import merge_targets, predict_pyramid
+from ..mam_model.matting import merge_targets
 from ..mam_model.prompt import PromptSet
 from ..mam_model.sam import Guidance
 from . import sockets
 from .batch import as_output, frame_of, in_steps, pair_count, pictures
-from .embeddings import Embeddings, embedding_of
-from .mattes import MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, merge_options
+from .embeddings import Embeddings, embeddings_of
+from .mattes import DETAIL_INPUT, MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, in_detail, merge_options
 from .models import SharedM2M, SharedSam
 from .previews import show
 
@@ -52,7 +52,8 @@ class EncodeImage(io.ComfyNode):
     @classmethod
     def execute(cls, sam: SharedSam, image: Tensor) -> io.NodeOutput:
         image = pictures(image)
-        embeddings = Embeddings([embedding_of(image[index], sam) for index in in_steps(len(image))], sam.file)
+        found = [embedding for _, embedding in zip(in_steps(len(image)), embeddings_of(image, sam))]
+        embeddings = Embeddings(found, sam.file)
         return io.NodeOutput(embeddings, ui=show(view.features_as_colors(e.embedding) for e in embeddings))
 
 
@@ -104,7 +105,7 @@ class Segment(io.ComfyNode):
         for index in in_steps(pair_count(embedding=embedding, prompt=prompt.frames)):
             picture = frame_of(embedding, index).embedding
             targets = [target.or_candidate(choice) for target in frame_of(prompt.frames, index)]
-            guidance = sam.network.decode(picture, targets)
+            guidance = sam.decode(picture, targets)
             mask = torch.zeros(picture.frame.height, picture.frame.width)
             for target in range(len(guidance)):
                 mask = torch.maximum(mask, guidance.post_mask(target).cpu())
@@ -144,8 +145,7 @@ class MaskToMatte(io.ComfyNode):
         frames = []
         for index in in_steps(pair_count(embedding=embedding, guidance=guidance)):
             picture, found = frame_of(embedding, index).embedding, frame_of(guidance, index)
-            pyramid = predict_pyramid(m2m.network, picture, found)
-            frames.append(FramePyramid(pyramid.cpu(), found))
+            frames.append(FramePyramid(m2m.predict(picture, found), found))
         scales = (view.three_scales(frame.pyramid, frame.guidance.frame) for frame in frames if len(frame.guidance))
         return io.NodeOutput(frames, ui=show(scales))
 
@@ -163,18 +163,46 @@ class RefineMerge(io.ComfyNode):
             ),
             search_aliases=["iterative refinement", "progressive merging", "refine alpha"],
             has_intermediate_output=True,
-            inputs=[sockets.Alphas.Input("alphas", tooltip="From Mask to Matte."), *MERGE_INPUTS],
+            inputs=[
+                sockets.Alphas.Input("alphas", tooltip="From Mask to Matte."),
+                *MERGE_INPUTS,
+                DETAIL_INPUT,
+                io.Image.Input(
+                    "image", optional=True, tooltip="The pictures that were encoded; needed for native detail."
+                ),
+            ],
             outputs=MATTE_OUTPUTS,
         )
 
     @classmethod
-    def execute(cls, alphas: list[FramePyramid], **merge_settings) -> io.NodeOutput:
+    def execute(
+        cls, alphas: list[FramePyramid], detail: str = "1024", image: Tensor | None = None, **merge_settings
+    ) -> io.NodeOutput:
         mattes = MatteBatch()
         options = merge_options(**merge_settings)
-        for index in in_steps(len(alphas)):
-            pyramid, guidance = alphas[index].pyramid, alphas[index].guidance
-            mattes.add(guidance.prompts, guidance.scores, merge_targets(pyramid, guidance, options))
+        batches = {"alphas": alphas}
+        if detail == "native":
+            batches["image"] = _picture_of_detail(image, alphas)
+        for index in in_steps(pair_count(**batches)):
+            pyramid, guidance = frame_of(alphas, index).pyramid, frame_of(alphas, index).guidance
+            merged = merge_targets(pyramid, guidance, options)
+            if detail == "native":
+                merged = in_detail(frame_of(batches["image"], index), merged, guidance.prompts, detail)
+            mattes.add(guidance.prompts, guidance.scores, merged)
         return mattes.output()
+
+
+def _picture_of_detail(image: Tensor | None, alphas: list[FramePyramid]) -> Tensor:
+    if image is None:
+        raise ValueError("Native detail comes from the picture's own pixels: connect the image, or choose detail 1024.")
+    image = pictures(image)
+    frame = alphas[0].guidance.frame
+    if image.shape[1:3] != (frame.height, frame.width):
+        raise ValueError(
+            f"The mattes are of a picture of {frame.width} x {frame.height} pixels but the image is {image.shape[2]} x "
+            f"{image.shape[1]}. Connect the image that was encoded."
+        )
+    return image
 
 
 NODES = [EncodeImage, Segment, MaskToMatte, RefineMerge]

@@ -23,7 +23,7 @@ SCRIPTS_OF_THE_PAGE = sorted(path for kind in ("*.js", "*.mjs") for path in (ROO
 
 COMFYUI_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "server", "folder_paths", "execution"}
 COMFYUI_MODULES |= {"nodes", "node_helpers", "latent_preview"}
-HEAVY_MODULES = ("cv2", "pymatting", "scipy", "numba", "transformers", "segment_anything", "skimage")
+HEAVY_MODULES = ("cv2", "pymatting", "scipy", "numba", "transformers", "segment_anything", "skimage", "torchvision")
 
 
 def imports(source: str) -> list[tuple[int, str]]:
@@ -197,26 +197,31 @@ def test_the_door_holds_the_entry_point_and_the_web_folder_alone():
 
 
 IMPORT_OF_THE_PACK = """
-import importlib.util, json, sys, time
+import asyncio, importlib.util, json, sys, time
 sys.path.insert(0, sys.argv[1])
 sys.argv = ["main.py", "--cpu"]
 import comfy.options
 comfy.options.enable_args_parsing()
-import comfy.model_management, comfy.model_patcher, comfy.utils, folder_paths, torch
+import comfy.model_management, comfy.model_patcher, comfy.utils, folder_paths, server, torch
 from comfy_api.v0_0_2 import io
 before = set(sys.modules)
-began = time.perf_counter()
+began = time.process_time()
 spec = importlib.util.spec_from_file_location("the_pack", DOOR, submodule_search_locations=[FOLDER])
 pack = importlib.util.module_from_spec(spec)
 sys.modules["the_pack"] = pack
 spec.loader.exec_module(pack)
-print(json.dumps([pack.__all__, time.perf_counter() - began, sorted(set(sys.modules) - before)]))
+nodes = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+found = pack.__all__, len(nodes), time.process_time() - began, sorted(set(sys.modules) - before)
+print(json.dumps(found))
 """
 
 
 @pytest.fixture(scope="module")
 def imported_pack():
-    """(__all__, seconds, modules that came with it) of the pack's import in a fresh process with ComfyUI."""
+    """(__all__, number of nodes, seconds of the processor, modules that came with it) of the pack and all its nodes.
+
+    In a fresh process with ComfyUI, as ComfyUI loads them when it starts.
+    """
     comfyui = os.environ.get("COMFYUI_PATH")
     if not comfyui:
         pytest.skip("COMFYUI_PATH names no ComfyUI to import the pack into")
@@ -227,12 +232,14 @@ def imported_pack():
 
 
 def test_importing_the_pack_imports_nothing_heavy(imported_pack):
-    exported, _, modules = imported_pack
+    exported, nodes, _, modules = imported_pack
     assert "comfy_entrypoint" in exported
+    assert nodes > 25
+    assert any(module.endswith("nodes.matting") for module in modules)
     assert [module for module in modules if module.split(".")[0] in HEAVY_MODULES] == []
 
 
 def test_importing_the_pack_takes_no_time(imported_pack):
-    # 50 ms is the promise; a busy machine gets some grace.
-    _, seconds, _ = imported_pack
+    # 50 ms is the promise, which benchmarks/startup.py measures; here Python may have to compile the pack first.
+    _, _, seconds, _ = imported_pack
     assert seconds < 0.5

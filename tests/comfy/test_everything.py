@@ -88,7 +88,7 @@ def test_as_one_foreground_there_is_one_matte_per_frame(comfy, graph):
 
 
 def test_no_more_things_are_matted_than_asked_for(comfy, graph, monkeypatch):
-    matted = count_calls(monkeypatch, comfy.module("nodes.everything"), "matte_targets")
+    matted = count_calls(monkeypatch, comfy.module("nodes.models"), "matte_targets")
     for most in (1, 3):
         matted.clear()
         _, mattes, index = results(comfy.run(graph(pictures(1, 32, 48), **{**FIND_NOISE, "most": most})))
@@ -141,15 +141,15 @@ def test_a_search_stops_within_one_step_when_the_user_cancels(comfy, graph, monk
 
 
 def test_mattes_stop_within_one_when_the_user_cancels(comfy, graph, monkeypatch):
-    everything = comfy.module("nodes.everything")
-    matted, original = [], everything.matte_targets
+    models = comfy.module("nodes.models")
+    matted, original = [], models.matte_targets
 
     def matte(*args):
         matted.append(1)
         comfy._nodes.interrupt_processing()
         return original(*args)
 
-    monkeypatch.setattr(everything, "matte_targets", matte)
+    monkeypatch.setattr(models, "matte_targets", matte)
     run = comfy.run(graph(pictures(1, 32, 48), **FIND_NOISE))
     assert run.interrupted and len(matted) == 1
 

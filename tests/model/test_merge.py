@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+import mam_model.merge
 from mam_model.frame import Frame
 from mam_model.m2m import AlphaPyramid
-from mam_model.merge import MergeOptions, merge, os8_weight, unknown_area
+from mam_model.merge import MergeOptions, merge, merge_scales, merge_together, os8_weight, unknown_area
 
 MODES = [
     MergeOptions(guidance, sides, clear_outside_box=clear)
@@ -131,6 +132,37 @@ def test_it_gives_what_the_method_gives_on_the_whole_picture(mode, seed):
         scales = [random_alpha(random, height, width) for _ in range(3)]
         ours = merge(pyramid_of(*scales, side=side), torch.from_numpy(mask), Frame(height, width, side), options)
         assert np.array_equal(ours.numpy(), plain_merge(*scales, mask, options)), options
+
+
+@each_mode
+def test_on_a_gpu_several_targets_are_merged_bit_for_bit_as_one_after_the_other_by_opencv(mode):
+    """Tensors take the way of a GPU wherever they lie."""
+    random = np.random.default_rng(MODES.index(mode))
+    for width in range(1, 61):
+        height, across = random.integers(3, 60, 2).tolist()
+        options = replace(mode, width_os8=width, width_os4=61 - width, width_os1=int(random.integers(0, 61)))
+        masks = np.stack([random_mask(random, height, across) for _ in range(3)])
+        scales = {
+            name: np.stack([random_alpha(random, height, across) for _ in masks]) for name in ("os8", "os4", "os1")
+        }
+        ours = merge_together(torch.from_numpy(masks), lambda name, s=scales: torch.from_numpy(s[name]), options)
+        for target, mask in enumerate(masks):
+            single = np.zeros_like(mask)
+            if mask.any():
+                single = merge_scales(mask, lambda name, _, s=scales, t=target: s[name][t], options)
+            assert np.array_equal(ours[target].numpy(), single), (options, target)
+
+
+@each_mode
+def test_what_lies_on_a_gpu_is_merged_to_the_same_matte(mode, monkeypatch):
+    random = np.random.default_rng(5)
+    frame = Frame(height=90, width=130, side=64)
+    squares = AlphaPyramid(*(torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(5)) for _ in range(3)))
+    masks = [torch.from_numpy(random_mask(random, 90, 130)) for _ in range(8)]
+    usual = [merge(squares, mask, frame, mode) for mask in masks]
+    monkeypatch.setattr(mam_model.merge, "merges_in_arrays", lambda device: False)
+    for mask, alpha in zip(masks, usual):
+        assert torch.equal(merge(squares, mask, frame, mode), alpha)
 
 
 @each_mode

@@ -8,10 +8,12 @@ import pytest
 import torch
 from segment_anything import sam_model_registry
 
+from mam_model.frame import Frame
 from mam_model.prompt import Prompt, PromptError, Scribble
 from mam_model.regions import Window
-from mam_model.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, Sam, SamConfig
+from mam_model.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, Embedding, Sam, SamConfig
 from tests.references import chain
+from tests.references.live_memory import LiveMemory
 
 HEIGHT, WIDTH = 90, 140
 
@@ -114,6 +116,37 @@ def test_a_targets_masks_do_not_depend_on_its_neighbours(sam, embedding):
         assert torch.allclose(together.predicted_iou[index], alone.predicted_iou[0], atol=1e-5, rtol=0), index
         assert together.chosen[index] == alone.chosen[0]
         assert (together.post_mask(index) != alone.post_mask(0)).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("targets_per_step", [2, 3, 100])
+def test_how_many_targets_are_decoded_together_does_not_matter(sam, embedding, targets_per_step):
+    """A GPU decodes several at once, a processor one after the other."""
+    prompts = NEIGHBOURS + [replace(POINT, points_px=((10.0 + 9 * n, 40.0),)) for n in range(5)]
+    in_turn, together = sam.decode(embedding, prompts, 1), sam.decode(embedding, prompts, targets_per_step)
+    assert torch.allclose(together.logits, in_turn.logits, atol=1e-4, rtol=0)
+    assert torch.allclose(together.predicted_iou, in_turn.predicted_iou, atol=1e-5, rtol=0)
+
+
+def test_decoding_takes_no_more_memory_than_is_declared():
+    """The decoder and the square have their published sizes."""
+    config = SamConfig(depth=1, embed_dim=32, num_heads=2, global_attention=(0,))
+    sam = Sam(config).eval()
+    picture = Embedding(torch.randn(1, 256, 64, 64), torch.zeros(768, 1024, 3, dtype=torch.uint8), Frame(768, 1024))
+    prompts = [Prompt(points_px=((10.0 * n, 40.0),), labels=(1,)) for n in range(10)]
+    with torch.inference_mode(), LiveMemory() as memory:
+        sam.decode(picture, prompts, 8)
+    assert 0.7 * sam.decoding_bytes < memory.peak_bytes < sam.decoding_bytes
+
+
+def test_pictures_that_are_encoded_together_are_what_each_is_alone(sam):
+    pictures = [torch.rand(60, 90, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    alone = [sam.encode(picture) for picture in pictures]
+    together = sam.encode_together([embedding.content for embedding in alone], alone[0].frame)
+    assert len(together) == 3
+    for one, other in zip(alone, together):
+        assert one.frame == other.frame and torch.equal(one.content, other.content)
+        assert (one.features - other.features).abs().max() < 1e-5
+    assert (together[0].features - together[1].features).abs().max() > 0.01
 
 
 def stock_answer(sam, embedding, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor]:

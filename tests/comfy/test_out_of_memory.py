@@ -1,0 +1,174 @@
+"""A graphics card whose memory is full: fewer things at once, at last the processor, and the same matte.
+
+There is no such card here. The networks stay on the processor and take a GPU's ways, and the functions that would
+notice say "full".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from .graphs import boxes, loaders, node, pictures, steps, whole
+
+
+def full() -> Exception:
+    return torch.cuda.OutOfMemoryError("full")
+
+
+def driver_is_full() -> Exception:
+    """ComfyUI takes this for want of memory too."""
+    return torch.AcceleratorError("CUDA error: out of memory")
+
+
+THREE = "6 5 30 25\n20 2 46 30\n2 2 20 20"
+
+
+@pytest.fixture
+def models(comfyui):
+    return comfyui.module("nodes.models")
+
+
+@pytest.fixture
+def like_a_gpu(comfyui, models, monkeypatch):
+    """Pictures and targets go together, and mattes are merged as tensors."""
+    monkeypatch.setattr(models.SharedModel, "fitting", lambda self, each_bytes, most: most)
+    monkeypatch.setattr(models.SharedSam, "pictures_at_once", 4)
+    for module in ("mam_model.matting", "mam_model.merge"):
+        monkeypatch.setattr(comfyui.module(module), "merges_in_arrays", lambda device: False)
+
+
+@pytest.fixture
+def graph(tiny_sam, tiny_m2m, tensors):
+    source = tensors(pictures(3, 32, 48))
+
+    def build(kind, **settings) -> dict:
+        return {"image": node(source), "prompt": boxes(THREE), **loaders(tiny_sam, tiny_m2m), **kind(**settings)}
+
+    return build
+
+
+@pytest.fixture
+def said(caplog):
+    """The lines about full memory, as the user's log has them."""
+    caplog.set_level(logging.WARNING)
+    return lambda: [record.getMessage() for record in caplog.records if "memory is full" in record.getMessage()]
+
+
+def room(monkeypatch, owner, name: str, count_of, most: int, error: Callable[[], Exception]) -> list[int]:
+    """Lets `owner.name` raise when it is asked for more than `most` at once; returns how many were asked for."""
+    asked = []
+    original = getattr(owner, name)
+
+    def limited(*args, **kwargs):
+        asked.append(count_of(*args, **kwargs))
+        if asked[-1] > most:
+            # A new one each time: its traceback holds what the failed attempt has made.
+            raise error()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, limited)
+    return asked
+
+
+def matte_of(comfy, graph, kind) -> torch.Tensor:
+    run = comfy.run(graph(kind))
+    assert run.ok, run.error
+    return run.output("mattes" if kind is whole else "merged", 1).clone()
+
+
+@pytest.mark.parametrize("kind", [whole, steps])
+def test_together_as_on_a_gpu_the_mattes_are_those_of_one_after_the_other(comfy, graph, kind, request):
+    usual = matte_of(comfy, graph, kind)
+    comfy.reset()
+    request.getfixturevalue("like_a_gpu")
+    torch.testing.assert_close(matte_of(comfy, graph, kind), usual, atol=2e-3, rtol=0)
+
+
+def test_pictures_that_do_not_fit_together_are_encoded_in_smaller_steps(comfy, graph, like_a_gpu, said, monkeypatch):
+    sam = comfy.module("mam_model.sam").Sam
+    usual = matte_of(comfy, graph, steps)
+    comfy.reset()
+    together = room(monkeypatch, sam, "encode_together", lambda _, contents, *rest: len(contents), 1, full)
+    alone = room(monkeypatch, sam, "encode_content", lambda *_: 1, 1, full)
+    torch.testing.assert_close(matte_of(comfy, graph, steps), usual, atol=2e-3, rtol=0)
+    assert (together, alone) == ([3], [1, 1, 1])
+    assert len(said()) == 1 and "tiny_sam" in said()[0] and "1 at a time" in said()[0]
+
+
+@pytest.mark.parametrize("error", [full, driver_is_full], ids=["PyTorch's error", "a driver's error"])
+def test_targets_that_do_not_fit_together_go_in_smaller_steps(
+    comfy, graph, models, like_a_gpu, said, monkeypatch, error
+):
+    usual = matte_of(comfy, graph, whole)
+    comfy.reset()
+    asked = room(monkeypatch, models, "matte_targets", lambda *args: args[-1], 2, error)
+    torch.testing.assert_close(matte_of(comfy, graph, whole), usual, atol=2e-3, rtol=0)
+    assert asked == 3 * [8, 4, 2]
+    assert len(said()) == 6 and all("tiny_m2m" in line for line in said())
+
+
+@pytest.mark.parametrize("kind", [whole, steps])
+def test_a_network_that_does_not_fit_at_all_goes_on_on_the_processor(
+    comfy, graph, models, like_a_gpu, said, monkeypatch, kind
+):
+    usual = matte_of(comfy, graph, kind)
+    comfy.reset()
+    unloaded = []
+    unload = models.comfy.model_management.unload_model_and_clones
+
+    def note(patcher):
+        unloaded.append(patcher.model)
+        unload(patcher)
+
+    monkeypatch.setattr(models.comfy.model_management, "unload_model_and_clones", note)
+    sam, m2m = comfy.module("mam_model.sam").Sam, comfy.module("mam_model.m2m").FoldedMaskToMatte
+    working = [(sam, "encode_content"), (sam, "encode_together"), (sam, "decode"), (m2m, "look_at"), (m2m, "forward")]
+    for owner, name in working:
+        # What each of them is given first is the network.
+        monkeypatch.setattr(owner, name, _in_vain_unless(unloaded, getattr(owner, name)))
+    torch.testing.assert_close(matte_of(comfy, graph, kind), usual, atol=2e-3, rtol=0)
+    assert [type(network) for network in unloaded] == [sam, m2m]
+    # 3 pictures, 1 picture; 8, 4, 2, 1 targets.
+    assert ["on the processor" in line for line in said()] == [False, True, False, False, False, True]
+
+
+def _in_vain_unless(unloaded: list, work):
+    def in_vain(network, *args, **kwargs):
+        if network not in unloaded:
+            raise full()
+        return work(network, *args, **kwargs)
+
+    return in_vain
+
+
+def test_an_error_that_has_nothing_to_do_with_memory_is_shown_at_once(
+    comfy, graph, models, like_a_gpu, said, monkeypatch
+):
+    asked = room(
+        monkeypatch, models, "matte_targets", lambda *args: args[-1], 0, lambda: RuntimeError("the cable is loose")
+    )
+    run = comfy.run(graph(whole))
+    assert run.failed_node == "mattes" and "the cable is loose" in run.error
+    assert asked == [8] and said() == []
+
+
+def test_cancelling_is_not_taken_for_full_memory(comfy, graph, models, like_a_gpu, said, monkeypatch):
+    cancelled = models.comfy.model_management.InterruptProcessingException
+    asked = room(monkeypatch, models, "matte_targets", lambda *args: args[-1], 0, cancelled)
+    assert comfy.run(graph(whole)).interrupted
+    assert asked == [8] and said() == []
+
+
+def test_as_many_are_taken_at_once_as_fit_into_free_memory(models, warm_models, monkeypatch):
+    sam, _ = warm_models
+    management = models.comfy.model_management
+    assert sam.fitting(1, 8) == 1, "a processor takes one after the other"
+    monkeypatch.setattr(management, "is_device_cpu", lambda device: False)
+    monkeypatch.setattr(management, "extra_reserved_memory", lambda: 2000)
+    for free, expected in ((2000, 1), (0, 1), (2000 + 1250, 1), (2000 + 2500, 2), (2000 + 6250, 5), (10**6, 8)):
+        monkeypatch.setattr(management, "get_free_memory", lambda device, free=free: free)
+        assert sam.fitting(1000, 8) == expected, free
