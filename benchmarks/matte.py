@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import timing  # noqa: E402 - needs the line above
 from benchmarks.networks import StockPath, trained_m2m  # noqa: E402
-from mam_model.batched import bytes_per_target  # noqa: E402
 from mam_model.frame import Frame  # noqa: E402
 from mam_model.m2m import AlphaPyramid, FoldedMaskToMatte  # noqa: E402
 from mam_model.matting import matte_targets, merge_targets, predict_pyramid  # noqa: E402
@@ -105,9 +104,7 @@ class Scene:
         return [lambda: self.mattes(guidance), whole, published]
 
     def mattes(self, guidance: Guidance) -> Tensor:
-        # A GPU takes as many at once as fit into 8 GB.
-        at_once = max(1, int(8e9 / bytes_per_target(self.frame, self.picture.upsampled.itemsize)))
-        return matte_targets(self.m2m, self.picture, guidance, targets_per_step=at_once)
+        return matte_targets(self.m2m, self.picture, guidance)
 
 
 def by_subject(scene: Scene, runs: int, subjects: Sequence[str] = tuple(SUBJECTS)) -> list[timing.Line]:

@@ -26,6 +26,7 @@ _STAGE_HALO = 6
 _FINE_HALO = 3
 # Targets go together as long as each fills this share of the rectangle that it gets for the others' sake.
 _LEAST_FILLED = 0.5
+_USUAL_BYTES = 2 * 1024**3
 
 
 def matte_together(
@@ -33,7 +34,7 @@ def matte_together(
     picture: PictureFeatures,
     guidance: Guidance,
     options: MergeOptions = PUBLISHED_MERGE,
-    targets_per_step: int = 1,
+    targets_per_step: int | None = None,
 ) -> Tensor:
     """Predicts and merges every target of a picture.
 
@@ -41,7 +42,8 @@ def matte_together(
         picture: on the network's device.
         guidance: for that picture, or `Guidance.at_content_size` of it.
         targets_per_step: how many targets that fill the picture may go through the network together; of smaller ones as
-            many more as fill the same area. Memory grows with it, the result does not depend on it.
+            many more as fill the same area. Memory grows with it, see `bytes_per_target`; the result does not depend on
+            it. None is what 2 GiB hold.
     Returns:
         float32 [T, H, W] on the CPU in the size of the guidance's picture, 1 = target.
     """
@@ -52,6 +54,8 @@ def matte_together(
         for target, box in enumerate(guidance.mask_windows())
         if box is not None
     }
+    if targets_per_step is None:
+        targets_per_step = max(1, _USUAL_BYTES // bytes_per_target(frame, picture.upsampled.itemsize))
     shown = guidance.network_mask
     for targets in _steps(windows, targets_per_step * frame.height * frame.width):
         placed = in_one_size([windows[target] for target in targets], frame.height, frame.width)

@@ -127,7 +127,7 @@ def matte_targets(
     picture: Embedding | PictureFeatures,
     guidance: Guidance,
     options: MergeOptions = PUBLISHED_MERGE,
-    targets_per_step: int = 1,
+    targets_per_step: int | None = None,
 ) -> Tensor:
     """Predicts and merges every target of a picture, computing only what is seen in the mattes.
 
