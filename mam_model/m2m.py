@@ -6,7 +6,6 @@ Li, Jain, Shi: "Matting Anything", arXiv 2306.05399, section 3.2. `MaskToMatte` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -168,6 +167,43 @@ class MaskToMatte(nn.Module):
         return FoldedMaskToMatte(self)
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Which sides of a piece lie on the edge of the square.
+
+    Beyond those are zeros, as for the square as a whole. At the others the piece was cut out, and a convolution answers
+    only where it sees all the neighbours: its answer is a cell narrower there.
+    """
+
+    top: bool = True
+    left: bool = True
+    bottom: bool = True
+    right: bool = True
+
+    def narrowed(self, x: Tensor) -> Tensor:
+        """Without the outermost cell at each side that was cut, as a view."""
+        height, width = x.shape[-2:]
+        return x[..., not self.top : height - (not self.bottom), not self.left : width - (not self.right)]
+
+    def convolved(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """The answer of a 3 x 3 convolution."""
+        if self == SQUARE:
+            return conv(x)
+        if self != INSIDE:
+            x = F.pad(x, tuple(map(int, (self.left, self.right, self.top, self.bottom))))
+        return F.conv2d(x, conv.weight, conv.bias)
+
+    def upsampled(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The answer of a transposed convolution of size 4 and stride 2, narrowed by a cell of its finer grid."""
+        if self == INSIDE:
+            return F.conv_transpose2d(x, weight, bias, stride=2, padding=2)
+        return self.narrowed(F.conv_transpose2d(x, weight, bias, stride=2, padding=1))
+
+
+SQUARE = Sides()
+INSIDE = Sides(top=False, left=False, bottom=False, right=False)
+
+
 class FoldedMaskToMatte(nn.Module):
     """Mask-to-Matte with spectral and batch normalisation folded into plain convolutions.
 
@@ -191,9 +227,9 @@ class FoldedMaskToMatte(nn.Module):
         features = features.contiguous(memory_format=torch.channels_last)
         return _run_stages(self, features, image, mask, self.last_upsampling)
 
-    def last_upsampling(self, x: Tensor) -> Tensor:
-        """[N, 32, h, w] -> [N, 32, 2 h, 2 w]"""
-        return F.leaky_relu(self.conv1(x), 0.2, inplace=True)
+    def last_upsampling(self, x: Tensor, sides: Sides = SQUARE) -> Tensor:
+        """[N, 32, h, w] -> [N, 32, 2 h, 2 w], less a cell at each side that was cut."""
+        return F.leaky_relu(sides.upsampled(x, self.conv1.weight, self.conv1.bias), 0.2, inplace=True)
 
     @torch.inference_mode()
     def look_at(self, embedding: Embedding) -> PictureFeatures:
@@ -236,14 +272,6 @@ class PictureFeatures:
         return PictureFeatures(*(tensor.to(like) for tensor in tensors), self.frame)
 
 
-def _untrimmed(x: Tensor) -> Tensor:
-    return x
-
-
-# Takes a cell off each side at which a piece was cut out of the picture: after a convolution those cells are wrong.
-Trim = Callable[[Tensor], Tensor]
-
-
 class _FoldedUpBlock(nn.Module):
     def __init__(self, trained: UpBlock):
         super().__init__()
@@ -251,23 +279,23 @@ class _FoldedUpBlock(nn.Module):
         self.conv2 = _folded(trained.conv2, trained.bn2)
         self.shortcut = _folded(trained.upsample[1], trained.upsample[2])
 
-    def forward(self, x: Tensor, trim: Trim = _untrimmed) -> Tensor:
-        return self._joined(self.conv1(x), self.shortcut(x), trim)
+    def forward(self, x: Tensor, sides: Sides = SQUARE) -> Tensor:
+        return self._joined(sides.upsampled(x, self.conv1.weight, self.conv1.bias), self.shortcut(x), sides)
 
     def without_mask(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What all channels but the last, the mask's, make of the first convolution and of the shortcut."""
         upsampled = F.conv_transpose2d(x, self.conv1.weight[:-1], self.conv1.bias, stride=2, padding=1)
         return upsampled, F.conv2d(x, self.shortcut.weight[:, :-1], self.shortcut.bias)
 
-    def with_mask(self, upsampled: Tensor, shortcut: Tensor, mask: Tensor, trim: Trim = _untrimmed) -> Tensor:
+    def with_mask(self, upsampled: Tensor, shortcut: Tensor, mask: Tensor, sides: Sides = SQUARE) -> Tensor:
         """`forward` of what `without_mask` has computed and of the channel that it left out."""
-        upsampled = F.conv_transpose2d(mask, self.conv1.weight[-1:], stride=2, padding=1).add_(upsampled)
-        return self._joined(upsampled, F.conv2d(mask, self.shortcut.weight[:, -1:]).add_(shortcut), trim)
+        upsampled = sides.upsampled(mask, self.conv1.weight[-1:]).add_(sides.narrowed(upsampled))
+        return self._joined(upsampled, F.conv2d(mask, self.shortcut.weight[:, -1:]).add_(shortcut), sides)
 
-    def _joined(self, upsampled: Tensor, shortcut: Tensor, trim: Trim) -> Tensor:
-        residual = trim(self.conv2(trim(F.leaky_relu(upsampled, 0.2, inplace=True))))
+    def _joined(self, upsampled: Tensor, shortcut: Tensor, sides: Sides) -> Tensor:
+        residual = sides.convolved(self.conv2, F.leaky_relu(upsampled, 0.2, inplace=True))
         # A 1 x 1 convolution commutes with nearest upsampling: at a quarter of the pixels it costs a quarter.
-        shortcut = trim(shortcut)
+        shortcut = sides.narrowed(shortcut)
         for row in (0, 1):
             for column in (0, 1):
                 residual[..., row::2, column::2] += shortcut
@@ -280,9 +308,10 @@ class _FoldedFlatBlock(nn.Module):
         self.conv1 = _folded(trained.conv1, trained.bn1)
         self.conv2 = _folded(trained.conv2, trained.bn2)
 
-    def forward(self, x: Tensor, trim: Trim = _untrimmed) -> Tensor:
-        residual = trim(self.conv2(trim(F.leaky_relu(self.conv1(x), 0.2, inplace=True))))
-        residual += trim(trim(x))
+    def forward(self, x: Tensor, sides: Sides = SQUARE) -> Tensor:
+        residual = F.leaky_relu(sides.convolved(self.conv1, x), 0.2, inplace=True)
+        residual = sides.convolved(self.conv2, residual)
+        residual += sides.narrowed(sides.narrowed(x))
         return F.leaky_relu(residual, 0.2, inplace=True)
 
 
@@ -293,8 +322,9 @@ class _FoldedHead(nn.Module):
         self.conv1 = _folded(first, norm)
         self.conv2 = _LastConv(last)
 
-    def forward(self, x: Tensor, trim: Trim = _untrimmed) -> Tensor:
-        return trim(self.conv2(trim(F.leaky_relu(self.conv1(x), 0.2, inplace=True))))
+    def forward(self, x: Tensor, sides: Sides = SQUARE) -> Tensor:
+        x = F.leaky_relu(sides.convolved(self.conv1, x), 0.2, inplace=True)
+        return sides.narrowed(self.conv2(x))
 
 
 class _LastConv(nn.Conv2d):
@@ -356,7 +386,8 @@ def shrunk_mask(mask: Tensor, factor: int) -> Tensor:
 
 def alpha_of(x: Tensor) -> Tensor:
     """What a head's answer means: 0..1, of the same shape."""
-    return (torch.tanh(x) + 1) / 2
+    # MKL is asked for the tangents of each row apart, with all threads, unless the rows lie one behind the other.
+    return (torch.tanh(x.contiguous()) + 1) / 2
 
 
 def _folded(conv: SpectralNormConv | nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d | nn.ConvTranspose2d:

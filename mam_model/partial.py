@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .frame import Frame
-from .m2m import FoldedMaskToMatte, PictureFeatures, Trim, alpha_of, shrunk_mask
+from .m2m import FoldedMaskToMatte, PictureFeatures, Sides, alpha_of, shrunk_mask
 from .regions import Window, cover
 
 # How far a stage looks, in cells of its output: one for the transposed convolution and one for each 3 x 3 convolution.
@@ -97,21 +97,21 @@ class PartialPyramid:
             around = piece.grown(_FINE_HALO, *cells.shape)
             x = around.within(self.fine_window).of(self.fine)
             x = torch.cat([x, around.of(self.picture.image_os4), around.of(self.mask)], dim=1)
-            trim = _trim_of(around, len(cells))
+            sides = _sides_of(around, len(cells))
             for block in self.m2m.layer4:
-                x = block(x, trim)
-            x = self.m2m.refine_OS1(trim(self.m2m.last_upsampling(x)), trim)
+                x = block(x, sides)
+            x = self.m2m.refine_OS1(self.m2m.last_upsampling(x, sides), sides)
             seen = around.finer(4).trimmed(_FINE_HALO_PX, Window.whole(*cells.shape).finer(4))
             piece.within(window).finer(4).of(alpha)[:] = alpha_of(piece.finer(4).within(seen).of(x))
         return alpha, 4 * window.top, 4 * window.left
 
     def _layer2(self, around: Window, grid: int) -> Tensor:
         first, *others = self.m2m.layer2
-        trim = _trim_of(around, grid)
+        sides = _sides_of(around, grid)
         upsampled = around.finer(2).of(self.picture.upsampled)
-        x = first.with_mask(upsampled, around.of(self.picture.shortcut), around.of(shrunk_mask(self.mask, 4)), trim)
+        x = first.with_mask(upsampled, around.of(self.picture.shortcut), around.of(shrunk_mask(self.mask, 4)), sides)
         for block in others:
-            x = block(x, trim)
+            x = block(x, sides)
         return x
 
     def _need_fine(self, cells: np.ndarray) -> None:
@@ -126,9 +126,9 @@ class PartialPyramid:
             around = piece.grown(_STAGE_HALO, *cells.shape).coarser(2)
             x = around.within(self.coarse_window).of(self.coarse)
             x = torch.cat([x, around.of(self.shown)], dim=1)
-            trim = _trim_of(around, len(cells) // 2)
+            sides = _sides_of(around, len(cells) // 2)
             for block in self.m2m.layer3:
-                x = block(x, trim)
+                x = block(x, sides)
             seen = around.finer(2).trimmed(_STAGE_HALO, Window.whole(*cells.shape))
             piece.within(self.fine_window).of(self.fine)[:] = piece.within(seen).of(x)
             piece.of(self.known)[:] = True
@@ -137,7 +137,7 @@ class PartialPyramid:
         """A head's answer [1, 1, h, w] in a window, from the features that are kept of the window `at`."""
         around = window.grown(_HEAD_HALO, grid, grid)
         seen = around.trimmed(_HEAD_HALO, Window.whole(grid, grid))
-        return window.within(seen).of(head(around.within(at).of(features), _trim_of(around, grid)))
+        return window.within(seen).of(head(around.within(at).of(features), _sides_of(around, grid)))
 
     def _enlarged(self, values: Tensor, window: Window, cell: int) -> tuple[Tensor, int, int]:
         """Alpha for every pixel of the square in a window of cells, and where in the square it begins."""
@@ -146,14 +146,8 @@ class PartialPyramid:
         return alpha_of(pixels), cell * window.top, cell * window.left
 
 
-def _trim_of(around: Window, grid: int) -> Trim:
-    """Takes a cell off every side of a piece but those on the edge of the grid, where zeros lie beyond it for good."""
-    top, left, bottom, right = around.top > 0, around.left > 0, around.bottom < grid, around.right < grid
-
-    def trim(x: Tensor) -> Tensor:
-        return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
-
-    return trim
+def _sides_of(around: Window, grid: int) -> Sides:
+    return Sides(around.top == 0, around.left == 0, around.bottom == grid, around.right == grid)
 
 
 def _grown(cells: np.ndarray, margin: int) -> np.ndarray:

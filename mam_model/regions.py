@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # What starting a network on one more rectangle costs, in cells that could be computed in that time.
-_START_COST = 100
+_START_COST = 300
 # Narrower rectangles are not cut any further.
 _SHORTEST_CUT = 24
 
