@@ -30,7 +30,7 @@ from benchmarks import timing  # noqa: E402 - needs the line above
 from benchmarks.networks import CONFIGS, person_finder, trained_m2m  # noqa: E402
 from mam_model import batched, matting, merge, partial, sam  # noqa: E402
 from mam_model.frame import Frame  # noqa: E402
-from mam_model.image_encoder import Block, ImageEncoder, Mlp  # noqa: E402
+from mam_model.image_encoder import Block, ImageEncoder  # noqa: E402
 from mam_model.m2m import FoldedMaskToMatte  # noqa: E402
 from mam_model.matting import MattingAnything, matte_targets  # noqa: E402
 from mam_model.prompt import Prompt  # noqa: E402
@@ -41,7 +41,7 @@ STAGES = (
     ("encoder: picture in, features out", ImageEncoder, "forward"),
     ("encoder: windowed attention", Block, "_add_windowed_attention"),
     ("encoder: global attention", Block, "_add_global_attention"),
-    ("encoder: feed-forward layers", Mlp, "forward"),
+    ("encoder: feed-forward layers", Block, "_add_feed_forward"),
     ("SAM's prompt encoder and decoder", sam.Sam, "decode"),
     ("Mask-to-Matte: picture's part", FoldedMaskToMatte, "look_at"),
     ("merging", matting, "matte_in_turn"),

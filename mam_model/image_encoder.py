@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .products import Factor, product
+
 _EPSILON = 1e-6
 # Tokens that are worked on at once: a processor is fastest on what its cache holds, a GPU wants to be filled.
 _CPU_TOKENS, _GPU_TOKENS = 512, 2048
@@ -101,7 +103,7 @@ class ImageEncoder(nn.Module):
                 check()
             block.apply_to(x)
         to_features, first_norm, smooth, last_norm = self.neck
-        features = first_norm(_linear(x, to_features.weight.flatten(1)))
+        features = first_norm(product(x, to_features.weight.flatten(1)))
         # Channels first: with channels last oneDNN rounds three times as coarsely in this one convolution.
         features = smooth(features.permute(0, 3, 1, 2).contiguous())
         return last_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
@@ -136,25 +138,32 @@ class Block(nn.Module):
             self._add_global_attention(x)
         else:
             self._add_windowed_attention(x, self.window_size)
-        for rows in _row_slices(x.shape[1], _tokens_at_once(x)):
+        self._add_feed_forward(x)
+
+    def _add_feed_forward(self, x: Tensor) -> None:
+        tokens_at_once = _tokens_at_once(x)
+        first, second = self.mlp.lin1.factor(tokens_at_once), self.mlp.lin2.factor(tokens_at_once)
+        for rows in _row_slices(x.shape[1], tokens_at_once):
             tokens = x[:, rows]
-            tokens += self.mlp(self.norm2(tokens))
+            tokens += second(F.gelu(first(self.norm2(tokens))))
 
     def _add_global_attention(self, x: Tensor) -> None:
         count, grid, _, _ = x.shape
         attention = self.attn
         # Query, key and value of each head in one piece.
         qkv = x.new_empty(count, 3 * attention.num_heads, grid, grid, attention.head_dim)
-        all_rows = list(_row_slices(grid, _tokens_at_once(x)))
+        tokens_at_once = _tokens_at_once(x)
+        all_rows = list(_row_slices(grid, tokens_at_once))
+        to_qkv, from_answers = attention.qkv.factor(tokens_at_once), attention.proj.factor(tokens_at_once)
         for rows in all_rows:
-            answer = attention.qkv(self.norm1(x[:, rows])).unflatten(-1, (3 * attention.num_heads, -1))
+            answer = to_qkv(self.norm1(x[:, rows])).unflatten(-1, (3 * attention.num_heads, -1))
             qkv[:, :, rows].copy_(answer.permute(0, 3, 1, 2, 4))
         q, k, v = qkv.unflatten(1, (3, -1)).unbind(1)
         attend = attention.attend_by_head if x.device.type == "cpu" else attention.attend_by_rows
         # The answer takes the place of the queries, each of which is needed once.
         attend(q, k.flatten(2, 3), v.flatten(2, 3))
         for rows in all_rows:
-            x[:, rows] += attention.proj(q[:, :, rows].permute(0, 2, 3, 1, 4).flatten(3))
+            x[:, rows] += from_answers(q[:, :, rows].permute(0, 2, 3, 1, 4).flatten(3))
 
     def _add_windowed_attention(self, x: Tensor, size: int) -> None:
         pictures, grid, _, dim = x.shape
@@ -164,13 +173,15 @@ class Block(nn.Module):
         # The published network pads with zeros before the product: the places beyond the picture are attended to, and
         # what they say is the bias.
         padded = x.new_empty(pictures, down * size, across * size, 3 * dim)
+        tokens_at_once = down * size * grid
+        to_qkv, from_answers = attention.qkv.factor(tokens_at_once), attention.proj.factor(tokens_at_once)
         for top in range(0, grid, down * size):
             rows = x[:, top : top + down * size]
             height = rows.shape[1]
             count = -(-height // size)
             part = padded[:, : count * size]
             part[:] = attention.qkv.bias
-            part[:, :height, :grid] = attention.qkv(self.norm1(rows))
+            part[:, :height, :grid] = to_qkv(self.norm1(rows))
             # [B, down, size, across, size, 3, heads, d] -> [3, B, down, across, heads, size, size, d]
             windows = part.view(pictures, count, size, across, size, 3, attention.num_heads, -1)
             windows = windows.permute(5, 0, 1, 3, 6, 2, 4, 7)
@@ -179,19 +190,16 @@ class Block(nn.Module):
             answer = attend(q, k.flatten(2, 3), v.flatten(2, 3), *attention.positions(q))
             answer = answer.unflatten(0, (pictures, count, across)).permute(0, 1, 4, 2, 5, 3, 6)
             answer = answer.reshape(pictures, count * size, across * size, dim)[:, :height, :grid]
-            rows += attention.proj(answer)
+            rows += from_answers(answer)
 
 
 class Mlp(nn.Module):
-    """Two layers with an exact GELU between them."""
+    """Two layers, which have an exact GELU between them."""
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
         self.lin1 = Linear(dim, hidden_dim)
         self.lin2 = Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(F.gelu(self.lin1(x)))
 
 
 class Attention(nn.Module):
@@ -260,20 +268,21 @@ class Attention(nn.Module):
         probabilities = q.new_empty(max(_QUERIES, grid), grid * grid)
         for queries, keys, values in zip(chain(*q), chain(*k), chain(*v)):
             vertical, horizontal = self.positions(queries)
-            values = values.t().contiguous()
+            by_keys, by_values = Factor(keys, rows=_QUERIES), Factor(values.t().contiguous(), rows=_QUERIES)
             for rows in _row_slices(grid, _QUERIES):
                 part = queries[rows]
-                scores = _linear(part.flatten(0, 1) * self.head_dim**-0.5, keys)
+                scores = by_keys(part.flatten(0, 1) * self.head_dim**-0.5)
                 _add_positions(scores, vertical[rows], horizontal[rows])
                 weights = torch.softmax(scores, -1, out=probabilities[: len(scores)])
-                part.copy_(_linear(weights, values).view_as(part))
+                part.copy_(by_values(weights).view_as(part))
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by the fastest exact product there is."""
+    """`nn.Linear` that is applied piece by piece."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _linear(x, self.weight, self.bias)
+    def factor(self, tokens: int) -> Factor:
+        """This layer, for pieces of about that many tokens."""
+        return Factor(self.weight, self.bias, rows=tokens)
 
 
 def _tokens_at_once(x: Tensor) -> int:
@@ -292,31 +301,3 @@ def _add_positions(scores: Tensor, vertical: Tensor, horizontal: Tensor) -> None
     by_place = scores.view(*vertical.shape, -1)
     by_place += vertical[..., None]
     by_place += horizontal[..., None, :]
-
-
-def _through_onednn(x: Tensor) -> bool:
-    """Whether matrices are to be multiplied by convolution.
-
-    In float32 PyTorch multiplies with MKL, which runs at half speed on some processors that are not Intel's, and
-    convolves with oneDNN, which is fast on all of them and rounds no more. In other precisions it multiplies with
-    oneDNN, too.
-    """
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    )
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` of [..., C]."""
-    if not _through_onednn(x):
-        return F.linear(x, weight, bias)
-    return _product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight' + bias for [n, C] and [m, C], as a 1 x 1 convolution of a picture of n x 1 pixels."""
-    pixels = x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)
-    return F.conv2d(pixels, weight[:, :, None, None], bias).permute(0, 2, 3, 1).reshape(len(x), len(weight))
