@@ -1,12 +1,15 @@
 """From pointer-up to the new overlay on the screen: the prompt editor in a real browser on a real server.
 
-    python benchmarks/live_matte.py [--clicks 15] [--renderer classic] [--device cpu]
+    python benchmarks/live_matte.py [--clicks 15] [--press 0] [--renderer classic] [--device cpu]
 
 Networks have the published sizes (SAM ViT-B, Mask-to-Matte). Their weights are set so that a click finds a person-sized
 subject anywhere; every convolution and product is still computed. After one click that encodes the picture, each
 further click is measured twice, for the mask and for the matte that follows it: when the request left, what the server
 says of its own time, when the answer was there, and when the picture's pixels had changed. Medians, in milliseconds,
 with the quartiles of the sum.
+
+The editor asks as soon as the pointer goes down. By default it comes up at once; `--press 80` holds it down for so many
+milliseconds, as a hand does.
 
 It needs what the front-end tests need: playwright for Python, Chromium, and COMFYUI_PATH.
 """
@@ -114,7 +117,7 @@ def wait_until_painted(page) -> None:
     )
 
 
-def measure(page, clicks: int) -> list[dict]:
+def measure(page, clicks: int, press_ms: int) -> list[dict]:
     """What was watched of each click after the first, which encodes."""
     box = page.locator(".mam-stage").first.bounding_box()
     seen = []
@@ -122,7 +125,7 @@ def measure(page, clicks: int) -> list[dict]:
         angle = 2.4 * number
         x = box["x"] + box["width"] * (0.5 + 0.2 * np.cos(angle))
         y = box["y"] + box["height"] * (0.5 + 0.1 * np.sin(angle))
-        page.mouse.click(x, y)
+        page.mouse.click(x, y, delay=press_ms)
         if number:
             wait_until_painted(page)
             seen.append(page.evaluate("structuredClone(watched)"))
@@ -168,6 +171,7 @@ def report(seen: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--clicks", type=int, default=15, help="measured clicks (default: 15)")
+    parser.add_argument("--press", type=int, default=0, metavar="MS", help="how long a click lasts (default: 0)")
     parser.add_argument("--renderer", choices=check_workflows.RENDERERS, default="classic")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="what ComfyUI runs on")
     parser.add_argument("--json", type=Path, help="keep everything that was measured in this file")
@@ -186,7 +190,7 @@ def main() -> None:
             page.wait_for_selector(".mam-stage canvas")
             page.wait_for_timeout(2500)
             page.evaluate(WATCH)
-            seen = measure(page, options.clicks)
+            seen = measure(page, options.clicks, options.press)
     if options.json:
         options.json.write_text(json.dumps(seen, indent=1), encoding="utf-8")
     report(seen)
