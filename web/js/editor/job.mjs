@@ -22,7 +22,6 @@ const LIVE_NODE = "MAM_LivePicture";
 const VALUE_INPUT = "prompts";
 const OPENING_MS = 5_000;
 const ASKING_MS = 500;
-const RECENT_JOBS = 100;
 
 /** @param {unknown} value @param {ApiPrompt} prompt @returns {value is [string, number]} */
 function isLink(value, prompt) {
@@ -114,8 +113,6 @@ export class LiveJobs {
     this.clientId = uuid().replaceAll("-", "");
     /** @type {Map<string, (type: string, data: any) => void>} */
     this.following = new Map();
-    /** @type {Set<string>} the jobs of late, which the history may still hold */
-    this.recent = new Set();
     /** @type {Promise<boolean> | null} */
     this.opened = null;
   }
@@ -138,10 +135,6 @@ export class LiveJobs {
     const connected = await this.connect();
     signal.throwIfAborted();
     const promptId = this.uuid();
-    this.recent.add(promptId);
-    for (const id of [...this.recent].slice(0, -RECENT_JOBS)) {
-      this.recent.delete(id);
-    }
     const over = this.follow(promptId, prompt, liveId, onProgress, signal);
     // The promise is awaited below; were the post to fail first, nobody would be listening.
     over.answer.catch(() => {});

@@ -64,19 +64,6 @@ export class Editors {
     });
     api.addEventListener("executed", (/** @type {CustomEvent} */ event) => void this.executed(event.detail));
     setInterval(() => this.look(), LOOKING_MS);
-    this.hideFromHistory();
-  }
-
-  /**
-   * ComfyUI reads the history before a live job can be taken out of it, and would announce each as a completed job.
-   */
-  hideFromHistory() {
-    const { api } = this.platform;
-    const { getHistory } = api;
-    api.getHistory = async (/** @type {any[]} */ ...args) => {
-      const jobs = await getHistory.apply(api, args);
-      return Array.isArray(jobs) ? jobs.filter((job) => !this.jobs.recent.has(job?.id)) : jobs;
-    };
   }
 
   /** @returns {EditorHost[]} those whose nodes are in the workflow that is open */
