@@ -57,6 +57,12 @@ class Stroke:
     width_px: float
     path: np.ndarray
 
+    def __eq__(self, other: object) -> bool:
+        # The page sends the same strokes again with every question, and the live thread has to know them again.
+        return isinstance(other, Stroke) and (
+            (self.kind, self.width_px) == (other.kind, other.width_px) and np.array_equal(self.path, other.path)
+        )
+
 
 @dataclass(frozen=True)
 class DrawnPrompt:
