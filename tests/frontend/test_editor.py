@@ -617,6 +617,35 @@ class TestRunning:
         bench.wait_state("ready")
         assert ["2-live" in job["prompt"] for job in bench.jobs()] == [False]
 
+    @pytest.mark.parametrize("way", ["worker", "queue"])
+    def test_drawing_on_what_came_of_a_seed_makes_no_other_picture_of_the_next_seed(self, bench, way):
+        bench.page.evaluate(
+            f"""() => {{
+              const editor = {_EDITORS}[0], noise = LiteGraph.createNode("ImageAddNoise");
+              app.rootGraph.add(noise);
+              {_LOADER}.connect(0, noise, 0); noise.connect(0, editor, editor.findInputSlot("image"));
+            }}"""
+        )
+        seed = "app.rootGraph.nodes.find((node) => node.type === 'ImageAddNoise').widgets[0].value"
+        before = bench.page.evaluate(seed)
+        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_run()
+        bench.page.wait_for_function("window.askedWhatRan")
+        bench.wait_for_picture()
+        assert bench.page.evaluate(seed) != before
+        bench.set(LiveEngine=way)
+        try:
+            bench.click(200, 190)
+            bench.wait_ready()
+            assert {job["prompt"]["5"]["inputs"]["seed"] for job in bench.jobs()} == {before}
+            bench.page.evaluate(f"() => {{ {seed} = 77; }}")
+            bench.click(300, 100)
+            bench.wait_ready()
+            assert bench.jobs()[-1]["prompt"]["5"]["inputs"]["seed"] == 77
+        finally:
+            bench.set(LiveEngine="automatic")
+
     def test_with_the_queue_chosen_mattes_come_through_it(self, bench):
         bench.set(LiveEngine="queue")
         try:

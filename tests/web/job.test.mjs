@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { LiveJobs, editorIn, signatureOf, withLiveNode } from "../../web/js/editor/job.mjs";
+import { LiveJobs, editorIn, newSeeds, signatureOf, withLiveNode, withSeedsThatRan } from "../../web/js/editor/job.mjs";
 
 const PROMPT = Object.freeze({
   1: { class_type: "LoadImage", inputs: { image: "cat.png" }, _meta: { title: "Load Image" } },
@@ -37,6 +37,25 @@ test("the order of inputs does not matter, and a circle has an end", () => {
   assert.equal(signatureOf(turned, "3"), signatureOf(PROMPT, "3"));
   assert.notEqual(signatureOf(changed(1, { image: ["3", 0] }), "3"), "");
   assert.equal(signatureOf(PROMPT, "9"), "");
+});
+
+test("the picture that was seen keeps its seed, though the next run has another one", () => {
+  const ran = { ...PROMPT, 1: { class_type: "KSampler", inputs: { seed: 5, steps: 20 } } };
+  const after = { ...PROMPT, 1: { class_type: "KSampler", inputs: { seed: 99, steps: 20 } } };
+  const seeds = newSeeds(ran, (id, name) => (name === "seed" ? after[id].inputs[name] : undefined));
+  assert.deepEqual(seeds, [{ id: "1", name: "seed", ran: 5, next: 99 }]);
+  assert.deepEqual(withSeedsThatRan(after, seeds), ran);
+  assert.equal(after[1].inputs.seed, 99);
+  const more = { ...after, 1: { class_type: "KSampler", inputs: { seed: 99, steps: 30 } } };
+  assert.notEqual(signatureOf(withSeedsThatRan(more, seeds), "3"), signatureOf(ran, "3"));
+});
+
+test("a seed that the user has set since makes another picture, and one of a deleted node is no matter", () => {
+  const seeds = [{ id: "1", name: "seed", ran: 5, next: 99 }];
+  const set = { ...PROMPT, 1: { class_type: "KSampler", inputs: { seed: 7 } } };
+  assert.deepEqual(withSeedsThatRan(set, seeds), set);
+  const { 1: _deleted, ...others } = PROMPT;
+  assert.deepEqual(withSeedsThatRan(others, seeds), others);
 });
 
 test("the live node stands beside the graph's own nodes and changes none", () => {

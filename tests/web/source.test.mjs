@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { executionIds, originOf, pictureFile, viewRoute } from "../../web/js/editor/source.mjs";
+import { executionIds, originOf, pictureFile, seedOf, viewRoute } from "../../web/js/editor/source.mjs";
 
 const BYPASSED = 4;
 const MUTED = 2;
@@ -187,4 +187,22 @@ test("a node of a subgraph that stands twice in the workflow is executed under t
   root.subgraph(inner);
   assert.deepEqual(executionIds(root, editor), ["1:1", "2:1"]);
   assert.deepEqual(executionIds(root, root.editor()), ["3"]);
+});
+
+test("the seed under control after generate is found in a subgraph and on a primitive node, and nothing else is one", () => {
+  const seed = (value) => {
+    const control = { name: "control_after_generate", value: "randomize", options: { values: ["fixed", "randomize"] } };
+    return [{ name: "seed", value, linkedWidgets: [control] }, control, { name: "steps", value: 20 }];
+  };
+  const graph = new TestGraph();
+  const inner = new TestGraph("inner");
+  inner.add("KSampler", { widgets: seed(7) });
+  const around = graph.subgraph(inner);
+  assert.equal(seedOf(graph, `${around.id}:1`, "seed"), 7);
+  assert.equal(seedOf(graph, `${around.id}:1`, "steps"), undefined);
+  assert.equal(seedOf(graph, `${around.id}:2`, "seed"), undefined);
+  const sampler = graph.add("KSampler", { inputs: [["seed", "INT"]], widgets: [{ name: "seed", value: 1 }] });
+  assert.equal(seedOf(graph, String(sampler.id), "seed"), undefined);
+  graph.link(graph.add("PrimitiveNode", { isVirtualNode: true, widgets: seed(8) }), 0, sampler, "seed");
+  assert.equal(seedOf(graph, String(sampler.id), "seed"), 8);
 });

@@ -16,6 +16,7 @@ import { t } from "./texts.mjs";
 /** @typedef {{ class_type: string, inputs: Record<string, unknown>, _meta?: { title?: string } }} ApiNode */
 /** @typedef {Record<string, ApiNode>} ApiPrompt */
 /** @typedef {(path: string, options?: RequestInit) => Promise<Response>} Fetch */
+/** @typedef {{ id: string, name: string, ran: unknown, next: unknown }} Seed an input, as it ran and for the next run */
 
 const EDITOR_NODE = "MAM_PromptEditor";
 const LIVE_NODE = "MAM_LivePicture";
@@ -64,6 +65,39 @@ export function signatureOf(prompt, editorId) {
   const own = known.get(editorId);
   known.delete(editorId);
   return JSON.stringify([own, ...[...known].sort(([a], [b]) => (a < b ? -1 : 1))]);
+}
+
+/**
+ * The seeds that ComfyUI has drawn for the next run since a prompt was sent.
+ *
+ * @param {ApiPrompt} prompt
+ * @param {(id: string, name: string) => unknown} next the value of an input under "control after generate" by now
+ * @returns {Seed[]}
+ */
+export function newSeeds(prompt, next) {
+  return Object.entries(prompt).flatMap(([id, { inputs }]) =>
+    Object.entries(inputs)
+      .map(([name, ran]) => ({ id, name, ran, next: next(id, name) }))
+      .filter((seed) => seed.next !== undefined && seed.next !== seed.ran),
+  );
+}
+
+/**
+ * The prompt of the graph as it is, but for the picture that was seen: a seed for the next run would make another one.
+ *
+ * @param {ApiPrompt} prompt
+ * @param {readonly Seed[]} seeds
+ * @returns {ApiPrompt} with the seeds of the last run, but for those that the user has set since
+ */
+export function withSeedsThatRan(prompt, seeds) {
+  const seeded = { ...prompt };
+  for (const { id, name, ran, next } of seeds) {
+    const node = seeded[id];
+    if (node?.inputs[name] === next) {
+      seeded[id] = { ...node, inputs: { ...node.inputs, [name]: ran } };
+    }
+  }
+  return seeded;
 }
 
 /**

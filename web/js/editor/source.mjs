@@ -29,7 +29,7 @@
  * @property {Graph | null} [graph]
  * @property {{ name: string, type: any, link?: any }[]} [inputs]
  * @property {{ name: string, type: any }[]} [outputs]
- * @property {{ name: string, value?: any }[]} [widgets]
+ * @property {Widget[]} [widgets]
  * @property {boolean} [isVirtualNode]
  * @property {Graph} [subgraph]
  * @property {() => boolean} [isSubgraphNode]
@@ -37,6 +37,7 @@
  * @property {(slot: number) => { node: GraphNode, slot: number } | undefined} [resolveVirtualOutput]
  * @property {(slot: number) => Link | null | undefined} [getInputLink]
  */
+/** @typedef {{ name: string, value?: any, options?: any, linkedWidgets?: Widget[] }} Widget */
 /** @typedef {{ node: GraphNode, slot: number }} Origin */
 /** @typedef {{ filename: string, subfolder: string, type: string }} PictureFile */
 
@@ -86,6 +87,29 @@ function placesOf(root, graph) {
  */
 export function executionIds(root, node) {
   return placesOf(root, node.graph).map((around) => [...around, node].map(({ id }) => id).join(":"));
+}
+
+/**
+ * @param {Graph} root the workflow's own graph
+ * @param {string} executionId of a node, e.g. "3:2"
+ * @param {string} inputName
+ * @returns {unknown} what "control after generate" has put there for the next run; undefined for any other input
+ */
+export function seedOf(root, executionId, inputName) {
+  /** @type {Graph | undefined} */
+  let graph = root;
+  /** @type {GraphNode | undefined} */
+  let node;
+  for (const id of executionId.split(":")) {
+    node = graph?.nodes.find((candidate) => String(candidate.id) === id);
+    graph = node && innerGraph(node);
+  }
+  const link = node?.graph?.getLink(node.inputs?.find(({ name }) => name === inputName)?.link);
+  const origin = link && node?.graph?.getNodeById(link.origin_id);
+  // A primitive node holds the widget of the input that it is connected to.
+  const widget = origin?.isVirtualNode ? origin.widgets?.[0] : node?.widgets?.find(({ name }) => name === inputName);
+  const isControlled = widget?.linkedWidgets?.some(({ options }) => options?.values?.includes?.("randomize"));
+  return isControlled ? widget?.value : undefined;
 }
 
 /**

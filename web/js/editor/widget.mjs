@@ -7,9 +7,9 @@
  */
 
 import { PromptEditor } from "./editor.mjs";
-import { LiveJobs, editorIn, signatureOf, withLiveNode } from "./job.mjs";
+import { LiveJobs, editorIn, newSeeds, signatureOf, withLiveNode, withSeedsThatRan } from "./job.mjs";
 import { LiveClient, LiveError, askWorker } from "./live.mjs";
-import { executionIds, loadBitmap, loadPicture, originOf, pictureFile, viewRoute } from "./source.mjs";
+import { executionIds, loadBitmap, loadPicture, originOf, pictureFile, seedOf, viewRoute } from "./source.mjs";
 import { t } from "./texts.mjs";
 
 /** @typedef {import("./live.mjs").Answer} Answer */
@@ -261,7 +261,11 @@ export class Editors {
       // The graph may have changed since the job was queued, or be another one that has a node of the same id.
       const start = await this.jobs.startOf(prompt_id).catch(() => undefined);
       if (start && (start.workflowId ?? app.rootGraph.id) === app.rootGraph.id) {
-        hosts.forEach((host) => host.live.adopt(answer, signatureOf(start.prompt, id)));
+        const seeds = newSeeds(start.prompt, (at, name) => seedOf(app.rootGraph, at, name));
+        for (const host of hosts) {
+          host.seeds = seeds;
+          host.live.adopt(answer, signatureOf(start.prompt, id));
+        }
       }
     }
   }
@@ -291,6 +295,8 @@ export class EditorHost {
     /** @type {{ image: CanvasImageSource | null, width: number, height: number }} */
     this.picture = { image: null, width: 0, height: 0 };
     this.frames = 1;
+    /** @type {readonly import("./job.mjs").Seed[]} those of the run that made the picture, where there are new ones */
+    this.seeds = [];
     const { way, live } = settings();
     this.editor = this.makeEditor();
     this.live = new LiveClient(
@@ -505,7 +511,7 @@ export class EditorHost {
     if (id === undefined) {
       throw new LiveError("failed", t("previewNotInPrompt"));
     }
-    return { prompt: output, workflow, id };
+    return { prompt: withSeedsThatRan(output, this.seeds), workflow, id };
   }
 
   async signature() {
