@@ -782,6 +782,22 @@ class TestControls:
             bench.set(**{"Comfy.Locale": "en"})
             bench.wait_state("ready", "Matting Anything")
 
+    def test_a_language_that_is_chosen_leaves_the_view_and_a_drawing_that_cannot_be_read(self, bench):
+        newer = '{"version": 9, "targets": []}'
+        bench.page.evaluate(f"(value) => {{ {_EDITORS}[0].widgets.at(-1).value = value; }}", newer)
+        bench.page.locator(".mam-editor").first.focus()
+        bench.press("m")
+        renewed = bench.page.evaluate_handle("document.querySelector('.mam-editor')")
+        try:
+            bench.set(**{"Comfy.Locale": "fr"})
+            bench.page.wait_for_function("(former) => document.querySelector('.mam-editor') !== former", arg=renewed)
+            assert bench.page.evaluate(f"{_EDITORS}[0].widgets.at(-1).value") == newer
+            assert bench.page.locator(".mam-menu select").first.input_value() == "checker"
+        finally:
+            renewed = bench.page.evaluate_handle("document.querySelector('.mam-editor')")
+            bench.set(**{"Comfy.Locale": "en"})
+            bench.page.wait_for_function("(former) => document.querySelector('.mam-editor') !== former", arg=renewed)
+
     def test_matte_this_image_makes_a_chain_that_runs(self, bench):
         bench.page.evaluate(f"() => app.canvas.selectNode({_LOADER})")
         count = bench.page.evaluate("app.rootGraph.nodes.length")

@@ -85,6 +85,7 @@ import { Tools } from "./tools.mjs";
 /**
  * @typedef {object} EditorState
  * @property {History} history
+ * @property {WeakMap<Drawing, { text: string, why: string }>} unreadable
  * @property {Map<string, Matte>} mattes
  * @property {ShownPicture} picture
  * @property {View | null} view null: fitted
@@ -93,6 +94,7 @@ import { Tools } from "./tools.mjs";
  * @property {number} frame
  * @property {boolean} frameAlone
  * @property {boolean} listOpen
+ * @property {Backdrop} backdrop
  * @property {0 | 1} pointLabel
  * @property {Surface["brushKind"]} brushKind
  * @property {number | null} brushWidth
@@ -385,6 +387,7 @@ export class PromptEditor {
   get state() {
     return {
       history: this.#history,
+      unreadable: this.#unreadable,
       mattes: this.#mattes,
       picture: this.#shown,
       view: this.#fitted ? null : this.#view,
@@ -393,6 +396,7 @@ export class PromptEditor {
       frame: this.#frame,
       frameAlone: this.#frameAlone,
       listOpen: this.#listOpen,
+      backdrop: this.#settings.backdrop,
       pointLabel: this.#pointLabel,
       brushKind: this.#brushKind,
       brushWidth: this.#brushWidth,
@@ -404,6 +408,7 @@ export class PromptEditor {
   adoptState(state) {
     this.#abandonGesture();
     this.#history = state.history;
+    this.#unreadable = state.unreadable;
     this.#told = this.#history.current;
     this.setPicture(state.picture);
     this.#mattes = state.mattes;
@@ -412,6 +417,7 @@ export class PromptEditor {
     this.#frame = state.frame;
     this.#frameAlone = state.frameAlone;
     this.#listOpen = state.listOpen;
+    this.#settings = { ...this.#settings, backdrop: state.backdrop };
     this.#pointLabel = state.pointLabel;
     this.#brushKind = state.brushKind;
     this.#brushWidth = state.brushWidth;
