@@ -586,6 +586,16 @@ class TestSource:
         assert np.abs(bench.pixels().astype(int) - first).mean() > 20
 
 
+    def test_a_drawing_that_would_grow_too_long_when_it_is_stretched_stays_as_it_was(self, bench):
+        stroke = {"kind": "foreground", "width": 2, "path": [9.1] * 20_000}
+        target = {"prompts": {"all": {"strokes": [stroke] * 10}}}
+        drawn = json.dumps({"version": 1, "width": 20, "height": 10, "targets": [target]})
+        bench.page.evaluate(f"(value) => {{ {_EDITORS}[0].widgets.at(-1).value = value; }}", drawn)
+        bench.page.locator(".mam-other button").first.click()
+        bench.page.wait_for_function("document.querySelector('.mam-said').innerText.includes('1000000 characters')")
+        assert bench.value()["width"] == 20
+
+
 class TestRunning:
     def test_what_runs_is_what_was_drawn(self, bench):
         bench.click(200, 190)

@@ -940,15 +940,9 @@ export class PromptEditor {
   }
 
   #stretch() {
-    // The drawing shown is already scaled axis by axis; keeping it is all there is to do.
+    // A drawing of another picture is not scaled before an edit, as all others are.
     const { width, height } = this.#shown;
-    const stretched = scaleTo(this.drawing, width, height);
-    this.#abandonGesture();
-    this.#tellGesture("start");
-    this.#history.push(stretched);
-    this.#tellEdit(false);
-    this.#tellGesture("end");
-    this.redraw();
+    this.#edit((drawing) => scaleTo(drawing, width, height));
   }
 
   #newTarget() {
