@@ -585,7 +585,6 @@ class TestSource:
         assert [job["prompt"]["2-live"]["inputs"]["frame"] for job in bench.jobs() if "2-live" in job["prompt"]] == [1]
         assert np.abs(bench.pixels().astype(int) - first).mean() > 20
 
-
     def test_a_drawing_that_would_grow_too_long_when_it_is_stretched_stays_as_it_was(self, bench):
         stroke = {"kind": "foreground", "width": 2, "path": [9.1] * 20_000}
         target = {"prompts": {"all": {"strokes": [stroke] * 10}}}
@@ -777,6 +776,30 @@ class TestControls:
             "(before) => [...document.querySelectorAll('.mam-status > button')].at(-1).innerText !== before", arg=zoom
         )
         assert bench.page.evaluate(scale) == before
+
+    def test_two_fingers_on_the_picture_zoom_it_and_not_the_graph(self, bench):
+        bench.click(10, 10)
+        drawn, fitted = bench.value(), bench.page.locator(".mam-fit").first.inner_text()
+        view = "JSON.stringify([app.canvas.ds.scale, [...app.canvas.ds.offset]])"
+        graph = bench.page.evaluate(view)
+        (x, y), touching = bench.at(250, 200), bench.page.context.new_cdp_session(bench.page)
+
+        def touch(kind: str, *apart_px: float):
+            points = [{"x": x + place, "y": y, "id": number} for number, place in enumerate(apart_px)]
+            touching.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        touch("touchStart", -20)
+        touch("touchStart", -20, 20)
+        for apart_px in range(24, 61, 4):
+            touch("touchMove", -apart_px, apart_px)
+        touch("touchEnd")
+        bench.page.wait_for_function(
+            "(fitted) => document.querySelector('.mam-fit').textContent !== fitted", arg=fitted
+        )
+        bench.settle()
+        zoomed = bench.page.locator(".mam-fit").first.inner_text()
+        assert int(zoomed.rstrip(" %")) == pytest.approx(3 * int(fitted.rstrip(" %")), rel=0.05)
+        assert bench.page.evaluate(view) == graph and bench.value() == drawn
 
     def test_a_language_that_is_chosen_reaches_the_editors_that_are_open(self, bench):
         bench.click(200, 190)

@@ -1098,6 +1098,8 @@ export class PromptEditor {
     root.addEventListener("focusout", () => this.#onFocusOut(), on);
     // Zooming the graph scales the element without resizing it, and no event of the element tells.
     window.addEventListener("wheel", () => this.#followGraph(), { signal, passive: true, capture: true });
+    // ComfyUI zooms the graph by two fingers wherever they are, and hears of them before the element does.
+    window.addEventListener("touchmove", (event) => this.#keepPinch(event), { signal, passive: true, capture: true });
     // A space bar that is let go in another window tells nobody.
     window.addEventListener("blur", () => (this.#panning = false), on);
     const resizes = new ResizeObserver(() => this.redraw());
@@ -1109,6 +1111,14 @@ export class PromptEditor {
   #followGraph() {
     clearTimeout(this.#settleTimer);
     this.#settleTimer = window.setTimeout(() => this.#requestFrame(), SETTLE_MS);
+  }
+
+  /** @param {TouchEvent} event */
+  #keepPinch(event) {
+    const isOurs = [...event.touches].every(({ target }) => target instanceof Node && this.stage.contains(target));
+    if (isOurs && this.#picture !== null) {
+      event.stopPropagation();
+    }
   }
 
   /** @param {MouseEvent} event the middle button moves the graph, unless the picture took it */
