@@ -777,6 +777,16 @@ class TestControls:
         )
         assert bench.page.evaluate(scale) == before
 
+    def test_the_wheel_scrolls_a_long_list_of_targets_while_the_editor_has_the_focus(self, bench):
+        bench.click(200, 190)
+        for _ in range(9):
+            bench.press("n")
+        place = bench.page.locator(".mam-targets ul").first.bounding_box()
+        bench.page.mouse.move(place["x"] + 60, place["y"] + 40)
+        bench.page.mouse.wheel(0, -400)
+        bench.page.wait_for_function("document.querySelector('.mam-targets ul').scrollTop === 0")
+        assert bench.page.evaluate("app.canvas.ds.scale") == 1
+
     def test_two_fingers_on_the_picture_zoom_it_and_not_the_graph(self, bench):
         bench.click(10, 10)
         drawn, fitted = bench.value(), bench.page.locator(".mam-fit").first.inner_text()

@@ -156,7 +156,9 @@ export class Editors {
     root.addEventListener(
       "wheel",
       (event) => {
-        if (isClassic()) {
+        const inList = event.target instanceof Element && event.target.closest(".mam-targets ul") !== null;
+        const scrolls = inList && root.contains(document.activeElement);
+        if (isClassic() && !scrolls) {
           event.preventDefault();
           app.canvas.processMouseWheel(event);
         }
