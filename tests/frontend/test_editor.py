@@ -306,6 +306,13 @@ class TestDrawing:
         assert bench.points() == []
         assert bench.page.evaluate(f"{_EDITORS}.length") == 1
 
+    def test_delete_after_a_double_click_takes_no_other_point(self, bench):
+        for x in (100, 200, 300):
+            bench.click(x, 190)
+        bench.page.mouse.dblclick(*bench.at(100, 190))
+        bench.press("Delete")
+        assert [x for x, _, _ in bench.points()] == pytest.approx([200, 300], abs=1.5)
+
     def test_a_drag_is_a_box(self, bench):
         bench.click(10, 10)
         bench.press("b")

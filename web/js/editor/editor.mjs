@@ -1012,7 +1012,8 @@ export class PromptEditor {
   }
 
   #deleteSelected() {
-    const hit = this.#selection ?? this.#hovered;
+    // What lay under the pointer when it moved last may be gone, and its number another's.
+    const hit = this.#selection ?? (this.#pointerAt && this.#tools.hover(this.#surface(), this.#pointerAt).hit);
     if (hit === null) {
       this.#say(t("nothingSelected"));
       return;
