@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { LiveJobs, editorIn, newSeeds, signatureOf, withLiveNode, withSeedsThatRan } from "../../web/js/editor/job.mjs";
+import { LiveJobs, asItRan, editorIn, fleetingInputs, signatureOf, withLiveNode } from "../../web/js/editor/job.mjs";
 
 const PROMPT = Object.freeze({
   1: { class_type: "LoadImage", inputs: { image: "cat.png" }, _meta: { title: "Load Image" } },
@@ -39,23 +39,30 @@ test("the order of inputs does not matter, and a circle has an end", () => {
   assert.equal(signatureOf(PROMPT, "9"), "");
 });
 
-test("the picture that was seen keeps its seed, though the next run has another one", () => {
-  const ran = { ...PROMPT, 1: { class_type: "KSampler", inputs: { seed: 5, steps: 20 } } };
-  const after = { ...PROMPT, 1: { class_type: "KSampler", inputs: { seed: 99, steps: 20 } } };
-  const seeds = newSeeds(ran, (id, name) => (name === "seed" ? after[id].inputs[name] : undefined));
-  assert.deepEqual(seeds, [{ id: "1", name: "seed", ran: 5, next: 99 }]);
-  assert.deepEqual(withSeedsThatRan(after, seeds), ran);
-  assert.equal(after[1].inputs.seed, 99);
-  const more = { ...after, 1: { class_type: "KSampler", inputs: { seed: 99, steps: 30 } } };
-  assert.notEqual(signatureOf(withSeedsThatRan(more, seeds), "3"), signatureOf(ran, "3"));
+/** A graph whose first node has a seed under control after generate, and a prompt of which a part is left to chance. */
+function sampling(seed, text, steps = 20) {
+  return { ...PROMPT, 1: { class_type: "KSampler", inputs: { seed, text, steps } } };
+}
+
+test("the picture that was seen keeps its seed and its prompt, though each run gets others", () => {
+  const ran = sampling(5, "a red car");
+  const widgets = { seed: 99, text: "a {red|blue} car" };
+  const valueOf = (id, name) => (id === "1" ? widgets[name] : undefined);
+  const fleeting = fleetingInputs(ran, valueOf);
+  assert.deepEqual(asItRan(sampling(99, "a blue car"), fleeting, valueOf), ran);
+  const more = asItRan(sampling(99, "a blue car", 30), fleeting, valueOf);
+  assert.deepEqual(more, sampling(5, "a red car", 30));
+  assert.notEqual(signatureOf(more, "3"), signatureOf(ran, "3"));
 });
 
-test("a seed that the user has set since makes another picture, and one of a deleted node is no matter", () => {
-  const seeds = [{ id: "1", name: "seed", ran: 5, next: 99 }];
-  const set = { ...PROMPT, 1: { class_type: "KSampler", inputs: { seed: 7 } } };
-  assert.deepEqual(withSeedsThatRan(set, seeds), set);
+test("what the user has set since makes another picture, and what is deleted is no matter", () => {
+  const widgets = { seed: 99, text: "a {red|blue} car" };
+  const valueOf = (id, name) => widgets[name];
+  const fleeting = fleetingInputs(sampling(5, "a red car"), valueOf);
+  Object.assign(widgets, { seed: 7, text: "a dog" });
+  assert.deepEqual(asItRan(sampling(7, "a dog"), fleeting, valueOf), sampling(7, "a dog"));
   const { 1: _deleted, ...others } = PROMPT;
-  assert.deepEqual(withSeedsThatRan(others, seeds), others);
+  assert.deepEqual(asItRan(others, fleeting, valueOf), others);
 });
 
 test("the live node stands beside the graph's own nodes and changes none", () => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { executionIds, originOf, pictureFile, seedOf, viewRoute } from "../../web/js/editor/source.mjs";
+import { executionIds, fleetingValue, originOf, pictureFile, viewRoute } from "../../web/js/editor/source.mjs";
 
 const BYPASSED = 4;
 const MUTED = 2;
@@ -189,7 +189,7 @@ test("a node of a subgraph that stands twice in the workflow is executed under t
   assert.deepEqual(executionIds(root, root.editor()), ["3"]);
 });
 
-test("the seed under control after generate is found in a subgraph and on a primitive node, and nothing else is one", () => {
+test("what each run gets anew is found in a subgraph and on a primitive node, and nothing else is taken for it", () => {
   const seed = (value) => {
     const control = { name: "control_after_generate", value: "randomize", options: { values: ["fixed", "randomize"] } };
     return [{ name: "seed", value, linkedWidgets: [control] }, control, { name: "steps", value: 20 }];
@@ -198,11 +198,13 @@ test("the seed under control after generate is found in a subgraph and on a prim
   const inner = new TestGraph("inner");
   inner.add("KSampler", { widgets: seed(7) });
   const around = graph.subgraph(inner);
-  assert.equal(seedOf(graph, `${around.id}:1`, "seed"), 7);
-  assert.equal(seedOf(graph, `${around.id}:1`, "steps"), undefined);
-  assert.equal(seedOf(graph, `${around.id}:2`, "seed"), undefined);
+  assert.equal(fleetingValue(graph, `${around.id}:1`, "seed"), 7);
+  assert.equal(fleetingValue(graph, `${around.id}:1`, "steps"), undefined);
+  assert.equal(fleetingValue(graph, `${around.id}:2`, "seed"), undefined);
   const sampler = graph.add("KSampler", { inputs: [["seed", "INT"]], widgets: [{ name: "seed", value: 1 }] });
-  assert.equal(seedOf(graph, String(sampler.id), "seed"), undefined);
+  assert.equal(fleetingValue(graph, String(sampler.id), "seed"), undefined);
   graph.link(graph.add("PrimitiveNode", { isVirtualNode: true, widgets: seed(8) }), 0, sampler, "seed");
-  assert.equal(seedOf(graph, String(sampler.id), "seed"), 8);
+  assert.equal(fleetingValue(graph, String(sampler.id), "seed"), 8);
+  const text = graph.add("CLIPTextEncode", { widgets: [{ name: "text", value: "a {b|c}", serializeValue: () => "a b" }] });
+  assert.equal(fleetingValue(graph, String(text.id), "text"), "a {b|c}");
 });

@@ -16,7 +16,7 @@ import { t } from "./texts.mjs";
 /** @typedef {{ class_type: string, inputs: Record<string, unknown>, _meta?: { title?: string } }} ApiNode */
 /** @typedef {Record<string, ApiNode>} ApiPrompt */
 /** @typedef {(path: string, options?: RequestInit) => Promise<Response>} Fetch */
-/** @typedef {{ id: string, name: string, ran: unknown, next: unknown }} Seed an input, as it ran and for the next run */
+/** @typedef {{ id: string, name: string, ran: unknown, value: unknown }} Fleeting `value`: of its widget after the run */
 
 const EDITOR_NODE = "MAM_PromptEditor";
 const LIVE_NODE = "MAM_LivePicture";
@@ -68,36 +68,35 @@ export function signatureOf(prompt, editorId) {
 }
 
 /**
- * The seeds that ComfyUI has drawn for the next run since a prompt was sent.
- *
- * @param {ApiPrompt} prompt
- * @param {(id: string, name: string) => unknown} next the value of an input under "control after generate" by now
- * @returns {Seed[]}
+ * @param {ApiPrompt} prompt that runs or ran
+ * @param {(id: string, name: string) => unknown} valueOf the widget's value of an input that each run gets anew, now
+ * @returns {Fleeting[]}
  */
-export function newSeeds(prompt, next) {
+export function fleetingInputs(prompt, valueOf) {
   return Object.entries(prompt).flatMap(([id, { inputs }]) =>
     Object.entries(inputs)
-      .map(([name, ran]) => ({ id, name, ran, next: next(id, name) }))
-      .filter((seed) => seed.next !== undefined && seed.next !== seed.ran),
+      .map(([name, ran]) => ({ id, name, ran, value: valueOf(id, name) }))
+      .filter(({ value }) => value !== undefined),
   );
 }
 
 /**
- * The prompt of the graph as it is, but for the picture that was seen: a seed for the next run would make another one.
+ * The prompt of the graph as it is, but for the picture that was seen: another seed would make another picture.
  *
  * @param {ApiPrompt} prompt
- * @param {readonly Seed[]} seeds
- * @returns {ApiPrompt} with the seeds of the last run, but for those that the user has set since
+ * @param {readonly Fleeting[]} inputs
+ * @param {(id: string, name: string) => unknown} valueOf
+ * @returns {ApiPrompt} with these inputs as they ran, but for those that the user has changed since
  */
-export function withSeedsThatRan(prompt, seeds) {
-  const seeded = { ...prompt };
-  for (const { id, name, ran, next } of seeds) {
-    const node = seeded[id];
-    if (node?.inputs[name] === next) {
-      seeded[id] = { ...node, inputs: { ...node.inputs, [name]: ran } };
+export function asItRan(prompt, inputs, valueOf) {
+  const former = { ...prompt };
+  for (const { id, name, ran, value } of inputs) {
+    const node = former[id];
+    if (node && name in node.inputs && valueOf(id, name) === value) {
+      former[id] = { ...node, inputs: { ...node.inputs, [name]: ran } };
     }
   }
-  return seeded;
+  return former;
 }
 
 /**

@@ -37,7 +37,14 @@
  * @property {(slot: number) => { node: GraphNode, slot: number } | undefined} [resolveVirtualOutput]
  * @property {(slot: number) => Link | null | undefined} [getInputLink]
  */
-/** @typedef {{ name: string, value?: any, options?: any, linkedWidgets?: Widget[] }} Widget */
+/**
+ * @typedef {object} Widget
+ * @property {string} name
+ * @property {any} [value]
+ * @property {any} [options]
+ * @property {Widget[]} [linkedWidgets]
+ * @property {Function} [serializeValue] makes of the value what a run gets
+ */
 /** @typedef {{ node: GraphNode, slot: number }} Origin */
 /** @typedef {{ filename: string, subfolder: string, type: string }} PictureFile */
 
@@ -93,9 +100,10 @@ export function executionIds(root, node) {
  * @param {Graph} root the workflow's own graph
  * @param {string} executionId of a node, e.g. "3:2"
  * @param {string} inputName
- * @returns {unknown} what "control after generate" has put there for the next run; undefined for any other input
+ * @returns {unknown} what the widget holds of an input that each run gets anew: a seed under "control after generate",
+ *   a prompt of which a part is chosen by chance, a picture of a camera. undefined for any other input
  */
-export function seedOf(root, executionId, inputName) {
+export function fleetingValue(root, executionId, inputName) {
   /** @type {Graph | undefined} */
   let graph = root;
   /** @type {GraphNode | undefined} */
@@ -107,9 +115,10 @@ export function seedOf(root, executionId, inputName) {
   const link = node?.graph?.getLink(node.inputs?.find(({ name }) => name === inputName)?.link);
   const origin = link && node?.graph?.getNodeById(link.origin_id);
   // A primitive node holds the widget of the input that it is connected to.
-  const widget = origin?.isVirtualNode ? origin.widgets?.[0] : node?.widgets?.find(({ name }) => name === inputName);
+  const holder = !link ? node : origin?.isVirtualNode ? origin : undefined;
+  const widget = link ? holder?.widgets?.[0] : holder?.widgets?.find(({ name }) => name === inputName);
   const isControlled = widget?.linkedWidgets?.some(({ options }) => options?.values?.includes?.("randomize"));
-  return isControlled ? widget?.value : undefined;
+  return isControlled || widget?.serializeValue ? widget.value : undefined;
 }
 
 /**

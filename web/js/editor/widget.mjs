@@ -7,9 +7,9 @@
  */
 
 import { PromptEditor } from "./editor.mjs";
-import { LiveJobs, editorIn, newSeeds, signatureOf, withLiveNode, withSeedsThatRan } from "./job.mjs";
+import { LiveJobs, asItRan, editorIn, fleetingInputs, signatureOf, withLiveNode } from "./job.mjs";
 import { LiveClient, LiveError, askWorker } from "./live.mjs";
-import { executionIds, loadBitmap, loadPicture, originOf, pictureFile, seedOf, viewRoute } from "./source.mjs";
+import { executionIds, fleetingValue, loadBitmap, loadPicture, originOf, pictureFile, viewRoute } from "./source.mjs";
 import { t } from "./texts.mjs";
 
 /** @typedef {import("./live.mjs").Answer} Answer */
@@ -263,9 +263,8 @@ export class Editors {
       // The graph may have changed since the job was queued, or be another one that has a node of the same id.
       const start = await this.jobs.startOf(prompt_id).catch(() => undefined);
       if (start && (start.workflowId ?? app.rootGraph.id) === app.rootGraph.id) {
-        const seeds = newSeeds(start.prompt, (at, name) => seedOf(app.rootGraph, at, name));
         for (const host of hosts) {
-          host.seeds = seeds;
+          host.fleeting = fleetingInputs(start.prompt, host.fleetingValue);
           host.live.adopt(answer, signatureOf(start.prompt, id));
         }
       }
@@ -297,8 +296,10 @@ export class EditorHost {
     /** @type {{ image: CanvasImageSource | null, width: number, height: number }} */
     this.picture = { image: null, width: 0, height: 0 };
     this.frames = 1;
-    /** @type {readonly import("./job.mjs").Seed[]} those of the run that made the picture, where there are new ones */
-    this.seeds = [];
+    this.fleetingValue = (/** @type {string} */ id, /** @type {string} */ name) =>
+      fleetingValue(app.rootGraph, id, name);
+    /** @type {readonly import("./job.mjs").Fleeting[]} of the run that made the picture */
+    this.fleeting = [];
     const { way, live } = settings();
     this.editor = this.makeEditor();
     this.live = new LiveClient(
@@ -513,7 +514,7 @@ export class EditorHost {
     if (id === undefined) {
       throw new LiveError("failed", t("previewNotInPrompt"));
     }
-    return { prompt: withSeedsThatRan(output, this.seeds), workflow, id };
+    return { prompt: asItRan(output, this.fleeting, this.fleetingValue), workflow, id };
   }
 
   async signature() {
@@ -528,7 +529,9 @@ export class EditorHost {
   async run(wanted, watching) {
     const { prompt, workflow, id } = await this.graphPrompt();
     const job = withLiveNode(prompt, id, wanted);
+    const fleeting = fleetingInputs(prompt, this.fleetingValue);
     const answer = await this.editors.jobs.run({ ...job, workflow }, watching);
+    this.fleeting = fleeting;
     return { answer, signature: signatureOf(prompt, id), matte: await matteOf(answer) };
   }
 }
