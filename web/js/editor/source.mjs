@@ -118,7 +118,7 @@ export function fleetingValue(root, executionId, inputName) {
   const holder = !link ? node : origin?.isVirtualNode ? origin : undefined;
   const widget = link ? holder?.widgets?.[0] : holder?.widgets?.find(({ name }) => name === inputName);
   const isControlled = widget?.linkedWidgets?.some(({ options }) => options?.values?.includes?.("randomize"));
-  return isControlled || widget?.serializeValue ? widget.value : undefined;
+  return isControlled || widget?.serializeValue ? widget?.value : undefined;
 }
 
 /**
