@@ -640,7 +640,7 @@ class TestRunning:
               const editor = {_EDITORS}[0], noise = LiteGraph.createNode("ImageAddNoise");
               app.rootGraph.add(noise);
               // As a prompt of which a part is left to chance: each run gets another value.
-              noise.widgets.at(-1).serializeValue = () => Math.random();
+              Object.assign(noise.widgets.at(-1), {{ dynamicPrompts: true, serializeValue: () => Math.random() }});
               {_LOADER}.connect(0, noise, 0); noise.connect(0, editor, editor.findInputSlot("image"));
             }}"""
         )

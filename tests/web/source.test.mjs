@@ -205,6 +205,6 @@ test("what each run gets anew is found in a subgraph and on a primitive node, an
   assert.equal(fleetingValue(graph, String(sampler.id), "seed"), undefined);
   graph.link(graph.add("PrimitiveNode", { isVirtualNode: true, widgets: seed(8) }), 0, sampler, "seed");
   assert.equal(fleetingValue(graph, String(sampler.id), "seed"), 8);
-  const text = graph.add("CLIPTextEncode", { widgets: [{ name: "text", value: "a {b|c}", serializeValue: () => "a b" }] });
+  const text = graph.add("CLIPTextEncode", { widgets: [{ name: "text", value: "a {b|c}", dynamicPrompts: true }] });
   assert.equal(fleetingValue(graph, String(text.id), "text"), "a {b|c}");
 });

@@ -43,7 +43,7 @@
  * @property {any} [value]
  * @property {any} [options]
  * @property {Widget[]} [linkedWidgets]
- * @property {Function} [serializeValue] makes of the value what a run gets
+ * @property {boolean} [dynamicPrompts] whether a run gets one of the {several|choices} in its text, by chance
  */
 /** @typedef {{ node: GraphNode, slot: number }} Origin */
 /** @typedef {{ filename: string, subfolder: string, type: string }} PictureFile */
@@ -101,7 +101,7 @@ export function executionIds(root, node) {
  * @param {string} executionId of a node, e.g. "3:2"
  * @param {string} inputName
  * @returns {unknown} what the widget holds of an input that each run gets anew: a seed under "control after generate",
- *   a prompt of which a part is chosen by chance, a picture of a camera. undefined for any other input
+ *   or a text with choices. undefined for any other input
  */
 export function fleetingValue(root, executionId, inputName) {
   /** @type {Graph | undefined} */
@@ -118,7 +118,7 @@ export function fleetingValue(root, executionId, inputName) {
   const holder = !link ? node : origin?.isVirtualNode ? origin : undefined;
   const widget = link ? holder?.widgets?.[0] : holder?.widgets?.find(({ name }) => name === inputName);
   const isControlled = widget?.linkedWidgets?.some(({ options }) => options?.values?.includes?.("randomize"));
-  return isControlled || widget?.serializeValue ? widget?.value : undefined;
+  return isControlled || widget?.dynamicPrompts ? widget?.value : undefined;
 }
 
 /**
