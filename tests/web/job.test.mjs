@@ -222,6 +222,18 @@ for (const [why, content, state, says] of [
   });
 }
 
+test("a job that did not reach the server does not count as one that is in its queue", async () => {
+  const server = new TestServer({
+    responses: {
+      "/prompt": () => {
+        throw new TypeError("Failed to fetch");
+      },
+    },
+  });
+  await assert.rejects(server.run(), (error) => error.state === "failed" && /does not answer/.test(error.message));
+  assert.equal(server.jobs.count, 0);
+});
+
 test("a job that nobody waits for is withdrawn and stopped", async () => {
   const server = new TestServer();
   const abort = new AbortController();

@@ -201,12 +201,10 @@ export class LiveJobs {
         partial_execution_targets: [liveId],
         extra_data: workflow === undefined ? {} : { extra_pnginfo: { workflow } },
       }),
-    }).catch(() => {
-      throw new LiveError("failed", t("previewNoConnection"));
-    });
-    if (!response.ok) {
+    }).catch(() => null);
+    if (!response?.ok) {
       this.following.get(promptId)?.("executing", { node: null });
-      throw await refusal(response);
+      throw response ? await refusal(response) : new LiveError("failed", t("previewNoConnection"));
     }
   }
 
