@@ -103,6 +103,8 @@ def with_index(instances: Instances, text: str) -> list[bool]:
         if span is None:
             raise ValueError(f'"{part}" is not a number of an instance. Write for example "0", "0, 2" or "1-3".')
         first, last = int(span[1]), int(span[2] or span[1])
+        if first > last:
+            raise ValueError(f'"{part}" holds no number: write the smaller one first, "{last}-{first}".')
         numbers.update(range(first, last + 1))
     return [entry.index in numbers for entry in instances.entries]
 

@@ -57,6 +57,12 @@ class Stroke:
     width_px: float
     path: np.ndarray
 
+    def __eq__(self, other: object) -> bool:
+        # The page sends the same strokes again with every question, and the live thread has to know them again.
+        return isinstance(other, Stroke) and (
+            (self.kind, self.width_px) == (other.kind, other.width_px) and np.array_equal(self.path, other.path)
+        )
+
 
 @dataclass(frozen=True)
 class DrawnPrompt:
@@ -252,6 +258,8 @@ def read_size(value: Mapping[str, Any]) -> tuple[float, float]:
     sizes = [_number(_given(value, name, 0), f"The {name} of the picture that was drawn on") for name in _SIZE]
     if min(sizes) < 0:
         raise PromptError("The width and height of the picture that was drawn on cannot be negative.")
+    if any(0 < size < 1 for size in sizes):
+        raise PromptError("The picture that was drawn on has at least one pixel, or a width and height of 0: unknown.")
     return (sizes[0], sizes[1]) if min(sizes) > 0 else (0.0, 0.0)
 
 

@@ -66,7 +66,9 @@ class PromptEditor(io.ComfyNode):
                 io.Custom("BOUNDING_BOX").Output(
                     "bounding_boxes", tooltip="The boxes in core's form: a list for all frames, or a list per frame."
                 ),
-                io.String.Output("positive", tooltip='Points on the subjects as JSON: [{"x": 120, "y": 80}].'),
+                io.String.Output(
+                    "positive", tooltip='Points on the subjects of the first frame as JSON: [{"x": 120, "y": 80}].'
+                ),
                 io.String.Output("negative", tooltip="Points that are not on them, in the same form."),
             ],
         )

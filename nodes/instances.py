@@ -128,7 +128,12 @@ class SelectInstances(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, instance_alphas: Tensor, instances: Instances, by: dict, invert: bool = False) -> io.NodeOutput:
+    def execute(
+        cls, instance_alphas: Tensor, instances: Instances, by: dict | None = None, invert: bool = False
+    ) -> io.NodeOutput:
+        # ComfyUI leaves the input out where an API prompt names none of its choices.
+        if by is None:
+            raise ValueError('"by" is one of: position, index, label, score, area, point.')
         alphas = masks(instance_alphas)
         instances.check(alphas)
         chosen = _chosen(instances, alphas, by)

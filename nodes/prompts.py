@@ -340,7 +340,9 @@ class PromptInfo(io.ComfyNode):
                 ),
                 io.String.Output("positive", tooltip='Points on the subjects as JSON: [{"x": 120, "y": 80}].'),
                 io.String.Output("negative", tooltip="Points that are not on them, in the same form."),
-                io.Mask.Output("mask", tooltip="The prompt's masks and boxes as one mask; empty if there are none."),
+                io.Mask.Output(
+                    "mask", tooltip="The prompt's masks, foreground strokes and boxes as one mask; empty without any."
+                ),
             ],
         )
 

@@ -17,6 +17,8 @@ _MOST_BYTES = 1_000_000
 _READING_S = 10
 # Bodies that are being read at the same time: what a flood of requests can make the server hold.
 _READERS = 16
+_LIVE_NODE = "MAM_LivePicture"
+_LISTS_OF_JOBS = ("/api/jobs", "/history", "/api/history")
 
 
 class _Refusal(Exception):
@@ -46,6 +48,28 @@ def register(server: Any, pack_folder: str) -> None:
             response.headers.setdefault("Cache-Control", "no-cache")
 
     server.app.on_response_prepare.append(revalidate_modules)
+
+    @web.middleware
+    async def without_live_jobs(request: web.Request, handler) -> web.StreamResponse:
+        # Every page of ComfyUI announces what it finds there as a job that its user has waited for.
+        if request.method == "GET" and request.path in _LISTS_OF_JOBS:
+            _drop_live_jobs(server)
+        return await handler(request)
+
+    server.app.middlewares.append(without_live_jobs)
+
+
+def _drop_live_jobs(server: Any) -> None:
+    """Takes live jobs that are over out of ComfyUI's history.
+
+    One whose page has no websocket stays: that page reads the answer there, and drops the job itself.
+    """
+    # As they are, and not copied: only what they were started with is looked at.
+    for prompt_id, entry in server.prompt_queue.get_history(map_function=lambda entry: entry).items():
+        _, _, nodes, extra_data, targets = entry["prompt"]
+        is_live = [nodes.get(target, {}).get("class_type") for target in targets] == [_LIVE_NODE]
+        if is_live and str(extra_data.get("client_id")) in server.sockets:
+            server.prompt_queue.delete_history_item(prompt_id)
 
 
 def _answering(handler):

@@ -285,6 +285,7 @@ MALFORMED = {
         "a number of its path is a number, not a text",
     ),
     "a negative size": (text_of(target(POINT), width=-64), "cannot be negative"),
+    "a size of less than a pixel": (text_of(target(POINT), width=1e-200, height=1e-200), "has at least one pixel"),
     "a size of text": (text_of(target(POINT), width="64"), "width of the picture that was drawn on is a number"),
     "too deep": (text_of(extra=deep(8)), "more than 8 levels deep"),
 }

@@ -587,6 +587,24 @@ def test_a_matte_begun_ahead_is_made_once_and_given_to_who_asks_for_it(live):
     assert engine.asked == [1, 1]
 
 
+def test_mask_and_matte_of_the_same_strokes_are_one_prompt_whose_matte_is_made_once(live):
+    asked = []
+    engine = Patient()
+    engine.matte = lambda prompt, stage, timing: (asked.append((stage, prompt)), (torch.ones(8, 8), 1.0))[1]
+    session = live.Session("0", (8, 8), b"", engine)
+
+    async def ask_both(y: int):
+        strokes = {"strokes": [{"kind": "foreground", "width": 3, "path": [1, y, 6, y]}]}
+        for stage in ("mask", "matte"):
+            await session.ask(live.DrawnPrompt.read(strokes), (8, 8), stage, ahead=stage == "mask")
+
+    asyncio.run(ask_both(2))
+    asyncio.run(ask_both(5))
+    assert [stage for stage, _ in asked] == ["mask", "matte"] * 2
+    assert asked[0][1] is asked[1][1] is not asked[2][1]
+    assert not asked[2][1].scribbles[2].any() and asked[2][1].scribbles[5].any()
+
+
 def test_a_matte_begun_ahead_is_not_taken_for_that_of_another_prompt(live):
     engine = Patient()
     engine.may_end.release(4)

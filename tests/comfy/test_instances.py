@@ -85,6 +85,11 @@ def test_words_where_numbers_belong_are_named_in_the_error(comfy, two_discs):
     assert not run.ok and '"first"' in run.error
 
 
+def test_a_way_of_choosing_that_there_is_not_is_told_which_there_are(comfy, two_discs):
+    run = comfy.run({**two_discs, **select("colour")})
+    assert not run.ok and "position, index, label, score, area, point" in run.error
+
+
 def test_mattes_that_do_not_belong_to_the_index_are_refused(comfy, two_discs):
     graph = {**two_discs, **select("index", index="0")}
     graph["kept"]["inputs"]["instance_alphas"] = ("mattes", 0)

@@ -306,6 +306,13 @@ class TestDrawing:
         assert bench.points() == []
         assert bench.page.evaluate(f"{_EDITORS}.length") == 1
 
+    def test_delete_after_a_double_click_takes_no_other_point(self, bench):
+        for x in (100, 200, 300):
+            bench.click(x, 190)
+        bench.page.mouse.dblclick(*bench.at(100, 190))
+        bench.press("Delete")
+        assert [x for x, _, _ in bench.points()] == pytest.approx([200, 300], abs=1.5)
+
     def test_a_drag_is_a_box(self, bench):
         bench.click(10, 10)
         bench.press("b")
@@ -585,6 +592,15 @@ class TestSource:
         assert [job["prompt"]["2-live"]["inputs"]["frame"] for job in bench.jobs() if "2-live" in job["prompt"]] == [1]
         assert np.abs(bench.pixels().astype(int) - first).mean() > 20
 
+    def test_a_drawing_that_would_grow_too_long_when_it_is_stretched_stays_as_it_was(self, bench):
+        stroke = {"kind": "foreground", "width": 2, "path": [9.1] * 20_000}
+        target = {"prompts": {"all": {"strokes": [stroke] * 10}}}
+        drawn = json.dumps({"version": 1, "width": 20, "height": 10, "targets": [target]}, separators=(",", ":"))
+        bench.page.evaluate(f"(value) => {{ {_EDITORS}[0].widgets.at(-1).value = value; }}", drawn)
+        bench.page.locator(".mam-other button").first.click()
+        bench.page.wait_for_function("document.querySelector('.mam-said').innerText.includes('1000000 characters')")
+        assert bench.value()["width"] == 20
+
 
 class TestRunning:
     def test_what_runs_is_what_was_drawn(self, bench):
@@ -616,6 +632,41 @@ class TestRunning:
         bench.click(300, 100)
         bench.wait_state("ready")
         assert ["2-live" in job["prompt"] for job in bench.jobs()] == [False]
+
+    @pytest.mark.parametrize("way", ["worker", "queue"])
+    def test_drawing_on_what_a_run_made_by_chance_makes_no_other_picture(self, bench, way):
+        bench.page.evaluate(
+            f"""() => {{
+              const editor = {_EDITORS}[0], noise = LiteGraph.createNode("ImageAddNoise");
+              app.rootGraph.add(noise);
+              // As a prompt of which a part is left to chance: each run gets another value.
+              Object.assign(noise.widgets.at(-1), {{ dynamicPrompts: true, serializeValue: () => Math.random() }});
+              {_LOADER}.connect(0, noise, 0); noise.connect(0, editor, editor.findInputSlot("image"));
+            }}"""
+        )
+        seed = "app.rootGraph.nodes.find((node) => node.type === 'ImageAddNoise').widgets[0].value"
+        before = bench.page.evaluate(seed)
+        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_run()
+        bench.page.wait_for_function("window.askedWhatRan")
+        bench.wait_for_picture()
+        assert bench.page.evaluate(seed) != before
+        bench.set(LiveEngine=way)
+        try:
+            bench.click(200, 190)
+            bench.wait_ready()
+            bench.click(100, 190)
+            bench.wait_ready()
+            ran = bench.jobs()[0]["prompt"]["5"]["inputs"]
+            assert ran["seed"] == before and len(bench.jobs()) > 1
+            assert all(job["prompt"]["5"]["inputs"] == ran for job in bench.jobs())
+            bench.page.evaluate(f"() => {{ {seed} = 77; }}")
+            bench.click(300, 100)
+            bench.wait_ready()
+            assert bench.jobs()[-1]["prompt"]["5"]["inputs"]["seed"] == 77
+        finally:
+            bench.set(LiveEngine="automatic")
 
     def test_with_the_queue_chosen_mattes_come_through_it(self, bench):
         bench.set(LiveEngine="queue")
@@ -739,6 +790,40 @@ class TestControls:
         )
         assert bench.page.evaluate(scale) == before
 
+    def test_the_wheel_scrolls_a_long_list_of_targets_while_the_editor_has_the_focus(self, bench):
+        bench.click(200, 190)
+        for _ in range(9):
+            bench.press("n")
+        place = bench.page.locator(".mam-targets ul").first.bounding_box()
+        bench.page.mouse.move(place["x"] + 60, place["y"] + 40)
+        bench.page.mouse.wheel(0, -400)
+        bench.page.wait_for_function("document.querySelector('.mam-targets ul').scrollTop === 0")
+        assert bench.page.evaluate("app.canvas.ds.scale") == 1
+
+    def test_two_fingers_on_the_picture_zoom_it_and_not_the_graph(self, bench):
+        bench.click(10, 10)
+        drawn, fitted = bench.value(), bench.page.locator(".mam-fit").first.inner_text()
+        view = "JSON.stringify([app.canvas.ds.scale, [...app.canvas.ds.offset]])"
+        graph = bench.page.evaluate(view)
+        (x, y), touching = bench.at(250, 200), bench.page.context.new_cdp_session(bench.page)
+
+        def touch(kind: str, *apart_px: float):
+            points = [{"x": x + place, "y": y, "id": number} for number, place in enumerate(apart_px)]
+            touching.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        touch("touchStart", -20)
+        touch("touchStart", -20, 20)
+        for apart_px in range(24, 61, 4):
+            touch("touchMove", -apart_px, apart_px)
+        touch("touchEnd")
+        bench.page.wait_for_function(
+            "(fitted) => document.querySelector('.mam-fit').textContent !== fitted", arg=fitted
+        )
+        bench.settle()
+        zoomed = bench.page.locator(".mam-fit").first.inner_text()
+        assert int(zoomed.rstrip(" %")) == pytest.approx(3 * int(fitted.rstrip(" %")), rel=0.05)
+        assert bench.page.evaluate(view) == graph and bench.value() == drawn
+
     def test_a_language_that_is_chosen_reaches_the_editors_that_are_open(self, bench):
         bench.click(200, 190)
         bench.wait_ready()
@@ -752,6 +837,24 @@ class TestControls:
             bench.page.unroute_all()
             bench.set(**{"Comfy.Locale": "en"})
             bench.wait_state("ready", "Matting Anything")
+
+    def test_a_language_that_is_chosen_leaves_the_view_and_a_drawing_that_cannot_be_read(self, bench):
+        newer = '{"version": 9, "targets": []}'
+        bench.page.evaluate(f"(value) => {{ {_EDITORS}[0].widgets.at(-1).value = value; }}", newer)
+        # ComfyUI loads the graph anew for another language, as it recorded it last.
+        bench.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+        bench.page.locator(".mam-editor").first.focus()
+        bench.press("m")
+        renewed = bench.page.evaluate_handle("document.querySelector('.mam-editor')")
+        try:
+            bench.set(**{"Comfy.Locale": "fr"})
+            bench.page.wait_for_function("(former) => document.querySelector('.mam-editor') !== former", arg=renewed)
+            assert bench.page.evaluate(f"{_EDITORS}[0].widgets.at(-1).value") == newer
+            assert bench.page.locator(".mam-menu select").first.input_value() == "checker"
+        finally:
+            renewed = bench.page.evaluate_handle("document.querySelector('.mam-editor')")
+            bench.set(**{"Comfy.Locale": "en"})
+            bench.page.wait_for_function("(former) => document.querySelector('.mam-editor') !== former", arg=renewed)
 
     def test_matte_this_image_makes_a_chain_that_runs(self, bench):
         bench.page.evaluate(f"() => app.canvas.selectNode({_LOADER})")

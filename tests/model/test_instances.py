@@ -129,6 +129,11 @@ def test_what_is_no_number_of_an_instance_is_named(three_frames, text, named):
     assert f'"{named}" is not a number' in str(refusal.value) and '"1-3"' in str(refusal.value)
 
 
+def test_a_span_of_numbers_that_is_written_backwards_is_turned_round_in_the_refusal(three_frames):
+    with pytest.raises(ValueError, match='"3-1" holds no number.*"1-3"'):
+        with_index(three_frames[0], "0, 3-1")
+
+
 @pytest.mark.parametrize(
     ("text", "chosen"),
     [

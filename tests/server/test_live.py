@@ -286,6 +286,39 @@ def test_a_live_job_runs_nothing_but_what_the_editor_needs(server, graph):
     assert not list((server.base / "output").glob("must_not_be_saved*"))
 
 
+def lists_of_jobs(server) -> list[set[str]]:
+    """Ids of the jobs that are over, as ComfyUI's pages and programs are told them."""
+    return [{job["id"] for job in server.get("/api/jobs?status=completed,failed")["jobs"]}, set(server.get("/history"))]
+
+
+async def run_for_page(server, graph: dict, target: str) -> str:
+    """Runs a node for a page that listens on its websocket, until all is said; returns the job's id."""
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.address}/ws?clientId=page") as socket:
+        job = {"prompt": graph, "partial_execution_targets": [target], "client_id": "page"}
+        async with session.post(f"{server.address}/prompt", json=job) as answer:
+            prompt_id = (await answer.json())["prompt_id"]
+        while True:
+            message = await socket.receive(timeout=120)
+            data = json.loads(message.data)["data"] if message.type == aiohttp.WSMsgType.TEXT else {}
+            if data.get("prompt_id") == prompt_id and data.get("node", "") is None:
+                assert all(prompt_id not in ids for ids in lists_of_jobs(server)) == (target == "live")
+                return prompt_id
+
+
+@pytest.mark.parametrize("target", ["live", "editor"])
+def test_no_page_is_told_of_a_live_job_as_of_one_that_its_user_waits_for(server, graph, target):
+    prompt_id = asyncio.run(run_for_page(server, graph("classical"), target))
+    assert (prompt_id in server.get(f"/history/{prompt_id}")) == (target == "editor")
+
+
+def test_a_live_job_of_a_page_without_a_websocket_can_be_read_until_that_page_drops_it(server, graph):
+    prompt_id = run_alone(server, graph("classical"), "live")["prompt"][1]
+    assert all(prompt_id in ids for ids in lists_of_jobs(server))
+    assert prompt_id in server.get(f"/history/{prompt_id}")
+
+
 def test_live_mattes_are_answered_while_a_workflow_runs(server, session, graph):
     question = {"session": session("classical"), "stage": "mask", "prompt": BOX}
     nodes = graph("sam")

@@ -12,6 +12,12 @@ test("the models of a chain belong together", () => {
   });
 });
 
+test("SAM as it was published goes before what other packs keep beside it under a name that comes first", () => {
+  const sams = ["sam_hq_vit_b.pth", "sam_vit_b_01ec64.pth"];
+  assert.equal(modelPair(sams, ["mam_sam_vitb.pth"])?.sam, "sam_vit_b_01ec64.pth");
+  assert.equal(modelPair(sams.slice(0, 1), ["mam_sam_vitb.pth"])?.sam, "sam_hq_vit_b.pth");
+});
+
 test("without a file of each kind there are no models", () => {
   assert.equal(modelPair([], []), null);
   assert.equal(modelPair(["sam_vit_b_01ec64.pth"], []), null);

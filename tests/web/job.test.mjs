@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { LiveJobs, editorIn, signatureOf, withLiveNode } from "../../web/js/editor/job.mjs";
+import { LiveJobs, asItRan, editorIn, fleetingInputs, signatureOf, withLiveNode } from "../../web/js/editor/job.mjs";
 
 const PROMPT = Object.freeze({
   1: { class_type: "LoadImage", inputs: { image: "cat.png" }, _meta: { title: "Load Image" } },
@@ -37,6 +37,32 @@ test("the order of inputs does not matter, and a circle has an end", () => {
   assert.equal(signatureOf(turned, "3"), signatureOf(PROMPT, "3"));
   assert.notEqual(signatureOf(changed(1, { image: ["3", 0] }), "3"), "");
   assert.equal(signatureOf(PROMPT, "9"), "");
+});
+
+/** A graph whose first node has a seed under control after generate, and a prompt of which a part is left to chance. */
+function sampling(seed, text, steps = 20) {
+  return { ...PROMPT, 1: { class_type: "KSampler", inputs: { seed, text, steps } } };
+}
+
+test("the picture that was seen keeps its seed and its prompt, though each run gets others", () => {
+  const ran = sampling(5, "a red car");
+  const widgets = { seed: 99, text: "a {red|blue} car" };
+  const valueOf = (id, name) => (id === "1" ? widgets[name] : undefined);
+  const fleeting = fleetingInputs(ran, valueOf);
+  assert.deepEqual(asItRan(sampling(99, "a blue car"), fleeting, valueOf), ran);
+  const more = asItRan(sampling(99, "a blue car", 30), fleeting, valueOf);
+  assert.deepEqual(more, sampling(5, "a red car", 30));
+  assert.notEqual(signatureOf(more, "3"), signatureOf(ran, "3"));
+});
+
+test("what the user has set since makes another picture, and what is deleted is no matter", () => {
+  const widgets = { seed: 99, text: "a {red|blue} car" };
+  const valueOf = (id, name) => widgets[name];
+  const fleeting = fleetingInputs(sampling(5, "a red car"), valueOf);
+  Object.assign(widgets, { seed: 7, text: "a dog" });
+  assert.deepEqual(asItRan(sampling(7, "a dog"), fleeting, valueOf), sampling(7, "a dog"));
+  const { 1: _deleted, ...others } = PROMPT;
+  assert.deepEqual(asItRan(others, fleeting, valueOf), others);
 });
 
 test("the live node stands beside the graph's own nodes and changes none", () => {
@@ -195,6 +221,18 @@ for (const [why, content, state, says] of [
     assert.equal(server.jobs.count, 0);
   });
 }
+
+test("a job that did not reach the server does not count as one that is in its queue", async () => {
+  const server = new TestServer({
+    responses: {
+      "/prompt": () => {
+        throw new TypeError("Failed to fetch");
+      },
+    },
+  });
+  await assert.rejects(server.run(), (error) => error.state === "failed" && /does not answer/.test(error.message));
+  assert.equal(server.jobs.count, 0);
+});
 
 test("a job that nobody waits for is withdrawn and stopped", async () => {
   const server = new TestServer();

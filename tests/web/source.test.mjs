@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { executionIds, originOf, pictureFile, viewRoute } from "../../web/js/editor/source.mjs";
+import { executionIds, fleetingValue, originOf, pictureFile, viewRoute } from "../../web/js/editor/source.mjs";
 
 const BYPASSED = 4;
 const MUTED = 2;
@@ -187,4 +187,24 @@ test("a node of a subgraph that stands twice in the workflow is executed under t
   root.subgraph(inner);
   assert.deepEqual(executionIds(root, editor), ["1:1", "2:1"]);
   assert.deepEqual(executionIds(root, root.editor()), ["3"]);
+});
+
+test("what each run gets anew is found in a subgraph and on a primitive node, and nothing else is taken for it", () => {
+  const seed = (value) => {
+    const control = { name: "control_after_generate", value: "randomize", options: { values: ["fixed", "randomize"] } };
+    return [{ name: "seed", value, linkedWidgets: [control] }, control, { name: "steps", value: 20 }];
+  };
+  const graph = new TestGraph();
+  const inner = new TestGraph("inner");
+  inner.add("KSampler", { widgets: seed(7) });
+  const around = graph.subgraph(inner);
+  assert.equal(fleetingValue(graph, `${around.id}:1`, "seed"), 7);
+  assert.equal(fleetingValue(graph, `${around.id}:1`, "steps"), undefined);
+  assert.equal(fleetingValue(graph, `${around.id}:2`, "seed"), undefined);
+  const sampler = graph.add("KSampler", { inputs: [["seed", "INT"]], widgets: [{ name: "seed", value: 1 }] });
+  assert.equal(fleetingValue(graph, String(sampler.id), "seed"), undefined);
+  graph.link(graph.add("PrimitiveNode", { isVirtualNode: true, widgets: seed(8) }), 0, sampler, "seed");
+  assert.equal(fleetingValue(graph, String(sampler.id), "seed"), 8);
+  const text = graph.add("CLIPTextEncode", { widgets: [{ name: "text", value: "a {b|c}", dynamicPrompts: true }] });
+  assert.equal(fleetingValue(graph, String(text.id), "text"), "a {b|c}");
 });

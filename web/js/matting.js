@@ -133,7 +133,8 @@ app.registerExtension({
     setting(
       "BrushSize",
       "Brush size",
-      "The width of the brush in a new editor, in pixels of the picture.",
+      "The width of the brush in a new editor, in pixels of a picture of up to 1024 pixels; on a larger one it grows " +
+        "with it.",
       { type: "slider", attrs: { min: 1, max: 200, step: 1 }, defaultValue: 24 },
       (value) => ({ brushSize: value }),
     ),

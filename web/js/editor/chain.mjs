@@ -23,11 +23,14 @@ const TITLE_PX = 40;
  *
  * @param {readonly string[]} sams files in models/sams
  * @param {readonly string[]} m2ms files in models/mam
- * @returns {{ sam: string, m2m: string } | null} the first pair of one size, else the first of each; null without both
+ * @returns {{ sam: string, m2m: string } | null} the first pair of one size, of SAMs under their published names if
+ *   there is one; else the first of each; null without both
  */
 export function modelPair(sams, m2ms) {
   const size = (/** @type {string} */ name) => /vit_?([blh])/i.exec(name)?.[1]?.toLowerCase();
-  for (const sam of sams) {
+  const asPublished = (/** @type {string} */ name) => /(?:^|[\\/])sam_vit_[blh]/i.test(name);
+  // Other packs keep SAM-HQ and others in models/sams, whose names hold the same sizes and come first in the alphabet.
+  for (const sam of [...sams.filter(asPublished), ...sams]) {
     const m2m = m2ms.find((candidate) => size(candidate) !== undefined && size(candidate) === size(sam));
     if (m2m !== undefined) {
       return { sam, m2m };

@@ -85,6 +85,7 @@ import { Tools } from "./tools.mjs";
 /**
  * @typedef {object} EditorState
  * @property {History} history
+ * @property {WeakMap<Drawing, { text: string, why: string }>} unreadable
  * @property {Map<string, Matte>} mattes
  * @property {ShownPicture} picture
  * @property {View | null} view null: fitted
@@ -93,6 +94,7 @@ import { Tools } from "./tools.mjs";
  * @property {number} frame
  * @property {boolean} frameAlone
  * @property {boolean} listOpen
+ * @property {Backdrop} backdrop
  * @property {0 | 1} pointLabel
  * @property {Surface["brushKind"]} brushKind
  * @property {number | null} brushWidth
@@ -385,6 +387,7 @@ export class PromptEditor {
   get state() {
     return {
       history: this.#history,
+      unreadable: this.#unreadable,
       mattes: this.#mattes,
       picture: this.#shown,
       view: this.#fitted ? null : this.#view,
@@ -393,6 +396,7 @@ export class PromptEditor {
       frame: this.#frame,
       frameAlone: this.#frameAlone,
       listOpen: this.#listOpen,
+      backdrop: this.#settings.backdrop,
       pointLabel: this.#pointLabel,
       brushKind: this.#brushKind,
       brushWidth: this.#brushWidth,
@@ -404,6 +408,7 @@ export class PromptEditor {
   adoptState(state) {
     this.#abandonGesture();
     this.#history = state.history;
+    this.#unreadable = state.unreadable;
     this.#told = this.#history.current;
     this.setPicture(state.picture);
     this.#mattes = state.mattes;
@@ -412,6 +417,7 @@ export class PromptEditor {
     this.#frame = state.frame;
     this.#frameAlone = state.frameAlone;
     this.#listOpen = state.listOpen;
+    this.#settings = { ...this.#settings, backdrop: state.backdrop };
     this.#pointLabel = state.pointLabel;
     this.#brushKind = state.brushKind;
     this.#brushWidth = state.brushWidth;
@@ -934,15 +940,9 @@ export class PromptEditor {
   }
 
   #stretch() {
-    // The drawing shown is already scaled axis by axis; keeping it is all there is to do.
+    // A drawing of another picture is not scaled before an edit, as all others are.
     const { width, height } = this.#shown;
-    const stretched = scaleTo(this.drawing, width, height);
-    this.#abandonGesture();
-    this.#tellGesture("start");
-    this.#history.push(stretched);
-    this.#tellEdit(false);
-    this.#tellGesture("end");
-    this.redraw();
+    this.#edit((drawing) => scaleTo(drawing, width, height));
   }
 
   #newTarget() {
@@ -1012,7 +1012,8 @@ export class PromptEditor {
   }
 
   #deleteSelected() {
-    const hit = this.#selection ?? this.#hovered;
+    // What lay under the pointer when it moved last may be gone, and its number another's.
+    const hit = this.#selection ?? (this.#pointerAt && this.#tools.hover(this.#surface(), this.#pointerAt).hit);
     if (hit === null) {
       this.#say(t("nothingSelected"));
       return;
@@ -1098,6 +1099,8 @@ export class PromptEditor {
     root.addEventListener("focusout", () => this.#onFocusOut(), on);
     // Zooming the graph scales the element without resizing it, and no event of the element tells.
     window.addEventListener("wheel", () => this.#followGraph(), { signal, passive: true, capture: true });
+    // ComfyUI zooms the graph by two fingers wherever they are, and hears of them before the element does.
+    window.addEventListener("touchmove", (event) => this.#keepPinch(event), { signal, passive: true, capture: true });
     // A space bar that is let go in another window tells nobody.
     window.addEventListener("blur", () => (this.#panning = false), on);
     const resizes = new ResizeObserver(() => this.redraw());
@@ -1109,6 +1112,14 @@ export class PromptEditor {
   #followGraph() {
     clearTimeout(this.#settleTimer);
     this.#settleTimer = window.setTimeout(() => this.#requestFrame(), SETTLE_MS);
+  }
+
+  /** @param {TouchEvent} event */
+  #keepPinch(event) {
+    const isOurs = [...event.touches].every(({ target }) => target instanceof Node && this.stage.contains(target));
+    if (isOurs && this.#picture !== null) {
+      event.stopPropagation();
+    }
   }
 
   /** @param {MouseEvent} event the middle button moves the graph, unless the picture took it */

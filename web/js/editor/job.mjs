@@ -16,13 +16,13 @@ import { t } from "./texts.mjs";
 /** @typedef {{ class_type: string, inputs: Record<string, unknown>, _meta?: { title?: string } }} ApiNode */
 /** @typedef {Record<string, ApiNode>} ApiPrompt */
 /** @typedef {(path: string, options?: RequestInit) => Promise<Response>} Fetch */
+/** @typedef {{ id: string, name: string, ran: unknown, value: unknown }} Fleeting `value`: of its widget after the run */
 
 const EDITOR_NODE = "MAM_PromptEditor";
 const LIVE_NODE = "MAM_LivePicture";
 const VALUE_INPUT = "prompts";
 const OPENING_MS = 5_000;
 const ASKING_MS = 500;
-const RECENT_JOBS = 100;
 
 /** @param {unknown} value @param {ApiPrompt} prompt @returns {value is [string, number]} */
 function isLink(value, prompt) {
@@ -65,6 +65,38 @@ export function signatureOf(prompt, editorId) {
   const own = known.get(editorId);
   known.delete(editorId);
   return JSON.stringify([own, ...[...known].sort(([a], [b]) => (a < b ? -1 : 1))]);
+}
+
+/**
+ * @param {ApiPrompt} prompt that runs or ran
+ * @param {(id: string, name: string) => unknown} valueOf the widget's value of an input that each run gets anew, now
+ * @returns {Fleeting[]}
+ */
+export function fleetingInputs(prompt, valueOf) {
+  return Object.entries(prompt).flatMap(([id, { inputs }]) =>
+    Object.entries(inputs)
+      .map(([name, ran]) => ({ id, name, ran, value: valueOf(id, name) }))
+      .filter(({ value }) => value !== undefined),
+  );
+}
+
+/**
+ * The prompt of the graph as it is, but for the picture that was seen: another seed would make another picture.
+ *
+ * @param {ApiPrompt} prompt
+ * @param {readonly Fleeting[]} inputs
+ * @param {(id: string, name: string) => unknown} valueOf
+ * @returns {ApiPrompt} with these inputs as they ran, but for those that the user has changed since
+ */
+export function asItRan(prompt, inputs, valueOf) {
+  const former = { ...prompt };
+  for (const { id, name, ran, value } of inputs) {
+    const node = former[id];
+    if (node && name in node.inputs && valueOf(id, name) === value) {
+      former[id] = { ...node, inputs: { ...node.inputs, [name]: ran } };
+    }
+  }
+  return former;
 }
 
 /**
@@ -114,8 +146,6 @@ export class LiveJobs {
     this.clientId = uuid().replaceAll("-", "");
     /** @type {Map<string, (type: string, data: any) => void>} */
     this.following = new Map();
-    /** @type {Set<string>} the jobs of late, which the history may still hold */
-    this.recent = new Set();
     /** @type {Promise<boolean> | null} */
     this.opened = null;
   }
@@ -138,10 +168,6 @@ export class LiveJobs {
     const connected = await this.connect();
     signal.throwIfAborted();
     const promptId = this.uuid();
-    this.recent.add(promptId);
-    for (const id of [...this.recent].slice(0, -RECENT_JOBS)) {
-      this.recent.delete(id);
-    }
     const over = this.follow(promptId, prompt, liveId, onProgress, signal);
     // The promise is awaited below; were the post to fail first, nobody would be listening.
     over.answer.catch(() => {});
@@ -175,12 +201,10 @@ export class LiveJobs {
         partial_execution_targets: [liveId],
         extra_data: workflow === undefined ? {} : { extra_pnginfo: { workflow } },
       }),
-    }).catch(() => {
-      throw new LiveError("failed", t("previewNoConnection"));
-    });
-    if (!response.ok) {
+    }).catch(() => null);
+    if (!response?.ok) {
       this.following.get(promptId)?.("executing", { node: null });
-      throw await refusal(response);
+      throw response ? await refusal(response) : new LiveError("failed", t("previewNoConnection"));
     }
   }
 

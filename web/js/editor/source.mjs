@@ -29,13 +29,21 @@
  * @property {Graph | null} [graph]
  * @property {{ name: string, type: any, link?: any }[]} [inputs]
  * @property {{ name: string, type: any }[]} [outputs]
- * @property {{ name: string, value?: any }[]} [widgets]
+ * @property {Widget[]} [widgets]
  * @property {boolean} [isVirtualNode]
  * @property {Graph} [subgraph]
  * @property {() => boolean} [isSubgraphNode]
  * @property {(slot: number) => { link: Link, outputNode?: GraphNode } | undefined} [resolveSubgraphOutputLink]
  * @property {(slot: number) => { node: GraphNode, slot: number } | undefined} [resolveVirtualOutput]
  * @property {(slot: number) => Link | null | undefined} [getInputLink]
+ */
+/**
+ * @typedef {object} Widget
+ * @property {string} name
+ * @property {any} [value]
+ * @property {any} [options]
+ * @property {Widget[]} [linkedWidgets]
+ * @property {boolean} [dynamicPrompts] whether a run gets one of the {several|choices} in its text, by chance
  */
 /** @typedef {{ node: GraphNode, slot: number }} Origin */
 /** @typedef {{ filename: string, subfolder: string, type: string }} PictureFile */
@@ -86,6 +94,31 @@ function placesOf(root, graph) {
  */
 export function executionIds(root, node) {
   return placesOf(root, node.graph).map((around) => [...around, node].map(({ id }) => id).join(":"));
+}
+
+/**
+ * @param {Graph} root the workflow's own graph
+ * @param {string} executionId of a node, e.g. "3:2"
+ * @param {string} inputName
+ * @returns {unknown} what the widget holds of an input that each run gets anew: a seed under "control after generate",
+ *   or a text with choices. undefined for any other input
+ */
+export function fleetingValue(root, executionId, inputName) {
+  /** @type {Graph | undefined} */
+  let graph = root;
+  /** @type {GraphNode | undefined} */
+  let node;
+  for (const id of executionId.split(":")) {
+    node = graph?.nodes.find((candidate) => String(candidate.id) === id);
+    graph = node && innerGraph(node);
+  }
+  const link = node?.graph?.getLink(node.inputs?.find(({ name }) => name === inputName)?.link);
+  const origin = link && node?.graph?.getNodeById(link.origin_id);
+  // A primitive node holds the widget of the input that it is connected to.
+  const holder = !link ? node : origin?.isVirtualNode ? origin : undefined;
+  const widget = link ? holder?.widgets?.[0] : holder?.widgets?.find(({ name }) => name === inputName);
+  const isControlled = widget?.linkedWidgets?.some(({ options }) => options?.values?.includes?.("randomize"));
+  return isControlled || widget?.dynamicPrompts ? widget?.value : undefined;
 }
 
 /**

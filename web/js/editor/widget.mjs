@@ -7,9 +7,9 @@
  */
 
 import { PromptEditor } from "./editor.mjs";
-import { LiveJobs, editorIn, signatureOf, withLiveNode } from "./job.mjs";
+import { LiveJobs, asItRan, editorIn, fleetingInputs, signatureOf, withLiveNode } from "./job.mjs";
 import { LiveClient, LiveError, askWorker } from "./live.mjs";
-import { executionIds, loadBitmap, loadPicture, originOf, pictureFile, viewRoute } from "./source.mjs";
+import { executionIds, fleetingValue, loadBitmap, loadPicture, originOf, pictureFile, viewRoute } from "./source.mjs";
 import { t } from "./texts.mjs";
 
 /** @typedef {import("./live.mjs").Answer} Answer */
@@ -64,19 +64,6 @@ export class Editors {
     });
     api.addEventListener("executed", (/** @type {CustomEvent} */ event) => void this.executed(event.detail));
     setInterval(() => this.look(), LOOKING_MS);
-    this.hideFromHistory();
-  }
-
-  /**
-   * ComfyUI reads the history before a live job can be taken out of it, and would announce each as a completed job.
-   */
-  hideFromHistory() {
-    const { api } = this.platform;
-    const { getHistory } = api;
-    api.getHistory = async (/** @type {any[]} */ ...args) => {
-      const jobs = await getHistory.apply(api, args);
-      return Array.isArray(jobs) ? jobs.filter((job) => !this.jobs.recent.has(job?.id)) : jobs;
-    };
   }
 
   /** @returns {EditorHost[]} those whose nodes are in the workflow that is open */
@@ -169,7 +156,9 @@ export class Editors {
     root.addEventListener(
       "wheel",
       (event) => {
-        if (isClassic()) {
+        const inList = event.target instanceof Element && event.target.closest(".mam-targets ul") !== null;
+        const scrolls = inList && root.contains(document.activeElement);
+        if (isClassic() && !scrolls) {
           event.preventDefault();
           app.canvas.processMouseWheel(event);
         }
@@ -274,7 +263,10 @@ export class Editors {
       // The graph may have changed since the job was queued, or be another one that has a node of the same id.
       const start = await this.jobs.startOf(prompt_id).catch(() => undefined);
       if (start && (start.workflowId ?? app.rootGraph.id) === app.rootGraph.id) {
-        hosts.forEach((host) => host.live.adopt(answer, signatureOf(start.prompt, id)));
+        for (const host of hosts) {
+          host.fleeting = fleetingInputs(start.prompt, host.fleetingValue);
+          host.live.adopt(answer, signatureOf(start.prompt, id));
+        }
       }
     }
   }
@@ -304,6 +296,10 @@ export class EditorHost {
     /** @type {{ image: CanvasImageSource | null, width: number, height: number }} */
     this.picture = { image: null, width: 0, height: 0 };
     this.frames = 1;
+    this.fleetingValue = (/** @type {string} */ id, /** @type {string} */ name) =>
+      fleetingValue(app.rootGraph, id, name);
+    /** @type {readonly import("./job.mjs").Fleeting[]} of the run that made the picture */
+    this.fleeting = [];
     const { way, live } = settings();
     this.editor = this.makeEditor();
     this.live = new LiveClient(
@@ -518,7 +514,7 @@ export class EditorHost {
     if (id === undefined) {
       throw new LiveError("failed", t("previewNotInPrompt"));
     }
-    return { prompt: output, workflow, id };
+    return { prompt: asItRan(output, this.fleeting, this.fleetingValue), workflow, id };
   }
 
   async signature() {
@@ -533,7 +529,9 @@ export class EditorHost {
   async run(wanted, watching) {
     const { prompt, workflow, id } = await this.graphPrompt();
     const job = withLiveNode(prompt, id, wanted);
+    const fleeting = fleetingInputs(prompt, this.fleetingValue);
     const answer = await this.editors.jobs.run({ ...job, workflow }, watching);
+    this.fleeting = fleeting;
     return { answer, signature: signatureOf(prompt, id), matte: await matteOf(answer) };
   }
 }
