@@ -66,7 +66,8 @@ def _drop_live_jobs(server: Any) -> None:
     """
     # As they are, and not copied: only what they were started with is looked at.
     for prompt_id, entry in server.prompt_queue.get_history(map_function=lambda entry: entry).items():
-        _, _, nodes, extra_data, targets = entry["prompt"]
+        # Versions of ComfyUI differ in what follows these.
+        nodes, extra_data, targets = entry["prompt"][2:5]
         is_live = [nodes.get(target, {}).get("class_type") for target in targets] == [_LIVE_NODE]
         if is_live and str(extra_data.get("client_id")) in server.sockets:
             server.prompt_queue.delete_history_item(prompt_id)
