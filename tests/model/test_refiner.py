@@ -203,6 +203,8 @@ def test_the_shipped_file_is_small_and_says_where_it_comes_from():
     assert json.loads(about["recipe"])["seed"] == int(about["seed"])
     assert int(about["steps"]) > 0
     assert json.loads(about["pictures"])
+    first = json.loads(about["before"])
+    assert int(first["steps"]) > 0 and json.loads(first["pictures"])
 
 
 def test_a_missing_file_is_named(tmp_path):
