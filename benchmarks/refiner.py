@@ -1,7 +1,8 @@
 """How long the refiner takes, next to closed-form matting, and how far from the truth it is on pictures kept aside.
 
     python benchmarks/refiner.py [--quick] [--size 1024 1024] [--runs 5] [--threads 2] [--weights FILE]
-    python benchmarks/refiner.py --photos FOLDER [--pictures FOLDER] [--cutouts FOLDER] [--sheet FILE] [--quick]
+    python benchmarks/refiner.py --photos FOLDER [--pictures FOLDER] [--cutouts FOLDER] [--drawn WIDTH HEIGHT]
+                                 [--sheet FILE] [--quick]
 
 The first form times `refine_mask` on drawn subjects whose edge is short, long and everywhere, and in the same run
 closed-form matting with a band of 10 pixels on both sides of the mask's edge. Medians.
@@ -10,7 +11,7 @@ The second form measures. Pictures with true alpha are NAME.png with NAME_alpha.
 --cutouts laid over the --photos; and subjects drawn here, by another program than the one that draws for training and
 in the colours of the --photos. None of these photos may have been seen in training. Each mask is alpha > 0.5 and what
 becomes of it: eroded, dilated and shifted by pixels, and in blocks (64 a side). A line gives the means of the mask's
-own errors and of the refined one's, and on how many pictures SAD or MSE is worse than the mask's.
+own errors and of the refined one's, and on how many pictures SAD, and MSE, is worse than the mask's.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def twigs(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray
     return alpha, np.ones_like(alpha)
 
 
-def drawn_cases(photos: list[np.ndarray], count: int, height: int = 480, width: int = 560) -> Iterator[Case]:
+def drawn_cases(photos: list[np.ndarray], count: int, height: int, width: int) -> Iterator[Case]:
     for number in range(count):
         rng = np.random.default_rng(1000 + number)
         colors, behind = (cropped(rng, photos[(k * number + k) % len(photos)], height, width) for k in (5, 1))
@@ -163,7 +164,8 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
                     behind = cv2.GaussianBlur(behind, (0, 0), 3)
                 mixed = behind + alpha[..., None] * (cutout[..., :3] - behind)
                 yield f"{file.stem} {number}", mixed.clip(0, 1), alpha
-    yield from drawn_cases(photos, 3 if options.quick else 24)
+    width, height = options.drawn
+    yield from drawn_cases(photos, 3 if options.quick else 24, height, width)
 
 
 def measure(options: argparse.Namespace, refiner: MaskRefiner) -> None:
@@ -184,9 +186,9 @@ def measure(options: argparse.Namespace, refiner: MaskRefiner) -> None:
     )
     for how, row in rows.items():
         before, after = (np.mean([errors[side] for errors in row], axis=0) for side in (1, 2))
-        worse = [name for name, mask, refined in row if (refined[:2] > mask[:2]).any()]
+        worse = [[name for name, mask, refined in row if refined[which] > mask[which]] for which in (0, 1)]
         means = "  ".join(f"{b:6.2f} -> {a:5.2f}" for b, a in zip(before, after))
-        print(f"{how:10s} {means}   worse on {len(worse)} {', '.join(worse)}")
+        print(f"{how:10s} {means}   worse in SAD {len(worse[0])}, in MSE {len(worse[1])} {', '.join(worse[0])}")
     for name, before, after in rows["exact"]:
         print(f"  {name:20s} SAD {before[0]:.2f} -> {after[0]:.2f}  MSE {before[1]:.2f} -> {after[1]:.2f}")
     if options.sheet:
@@ -240,6 +242,7 @@ def main() -> None:
     options.add_argument("--photos", type=Path, help="photos that training has not seen; measures instead of timing")
     options.add_argument("--pictures", type=Path)
     options.add_argument("--cutouts", type=Path)
+    options.add_argument("--drawn", type=int, nargs=2, default=(560, 480), metavar=("WIDTH", "HEIGHT"))
     options.add_argument("--sheet", type=Path, help="picture to write: what was found, one line a picture")
     options.add_argument("--quick", action="store_true", help="small and few, to see that it runs")
     chosen = options.parse_args()

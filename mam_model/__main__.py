@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 import time
@@ -352,6 +353,8 @@ def _train_refiner(options: argparse.Namespace) -> int:
     for name, least in (("minutes", 0), ("steps", 0), ("seed", 0), ("gallery", 1), ("renderers", 0), ("threads", 0)):
         if not getattr(options, name) >= least:
             options.refuse(f"--{name} goes from {least} upwards")
+    if not 0 < options.learning_rate < math.inf:
+        options.refuse("--learning-rate is a number above 0")
     if not (options.steps or options.minutes):
         options.refuse("give --minutes or --steps, so that the training has an end")
     import torch
@@ -360,7 +363,13 @@ def _train_refiner(options: argparse.Namespace) -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    recipe = Recipe(seed=options.seed, steps=options.steps, minutes=options.minutes, gallery=options.gallery)
+    recipe = Recipe(
+        seed=options.seed,
+        steps=options.steps,
+        minutes=options.minutes,
+        gallery=options.gallery,
+        learning_rate=options.learning_rate,
+    )
     costs: list[float] = []
 
     def on_step(step: int, cost: float, done: float) -> None:
@@ -375,6 +384,7 @@ def _train_refiner(options: argparse.Namespace) -> int:
         recipe,
         photos=pictures_in(options.photos) if options.photos else (),
         true=pictures_in(options.true) if options.true else (),
+        start=options.start,
         renderers=options.renderers,
         on_step=None if options.quiet else on_step,
     )

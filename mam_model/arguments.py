@@ -385,6 +385,10 @@ def _add_train_refiner(commands) -> None:
     length.add_argument("--steps", type=int, default=0, help="how many steps to make instead")
     train.add_argument("--photos", type=Path, metavar="FOLDER", help="photos used as backgrounds and textures")
     train.add_argument("--true", type=Path, metavar="FOLDER", help="cut-outs whose transparency is exactly right")
+    train.add_argument(
+        "--from", dest="start", type=Path, metavar="FILE", help="weights of an earlier run to begin with"
+    )
+    train.add_argument("--learning-rate", type=float, default=2e-3, help="at its highest, default 0.002")
     train.add_argument("--seed", type=int, default=1, help="of everything that is drawn, default 1")
     train.add_argument("--gallery", type=int, default=4000, help="how many pictures to render, default 4000")
     train.add_argument("--renderers", type=int, default=1, help="processes that render meanwhile, default 1")

@@ -219,6 +219,16 @@ def load_refiner(file: Path | None = None) -> MaskRefiner:
     Raises:
         CheckpointError: the file is missing, damaged or holds another network.
     """
+    network = MaskRefiner()
+    network.load_state_dict(read_weights(file), strict=False)
+    return network.fold().to(memory_format=torch.channels_last)
+
+
+def read_weights(file: Path | None = None) -> dict[str, Tensor]:
+    """The weights of a `MaskRefiner` before folding, all of its state but the counts of batches, as float32.
+
+    Takes and raises what `load_refiner` does.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -230,16 +240,16 @@ def load_refiner(file: Path | None = None) -> MaskRefiner:
         raise CheckpointError(f"The refiner's weights are missing: there is no {path}. {again}") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read as weights of the refiner. {again}") from error
-    network = MaskRefiner()
     expected = {
-        name: value.shape for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")
+        name: value.shape
+        for name, value in MaskRefiner().state_dict().items()
+        if not name.endswith("num_batches_tracked")
     }
     if {name: value.shape for name, value in weights.items()} != expected:
         raise CheckpointError(f"{path} holds the weights of another network than the refiner. {again}")
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise CheckpointError(f"{path} holds weights that are not numbers. {again}")
-    network.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
-    return network.fold().to(memory_format=torch.channels_last)
+    return {name: value.float() for name, value in weights.items()}
 
 
 def refine_mask(

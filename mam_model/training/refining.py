@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..m2m import AlphaPyramid
-from ..refiner import MaskRefiner
+from ..refiner import MaskRefiner, read_weights
 from .config import TrainingError
-from .losses import l1_loss, laplacian_loss
+from .losses import laplacian_loss
 from .saving import write_atomically
 
 GALLERY_PX = 512
@@ -37,11 +37,13 @@ _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 # How far masks are moved, in pixels of the picture; pieces are cut with as much around them.
 MOVED_PX = 8
 _MARGIN_PX = 24
+# A mean error of a mask beside which it is of no use to ask whether the network's is larger.
+_NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers of a run. The defaults are those of the published weights.
+    """The numbers of a run. The defaults are those of the first of the two runs behind the published weights.
 
     Attributes:
         seed: of everything that is drawn.
@@ -83,7 +85,8 @@ class Sample:
 def degraded_mask(rng: np.random.Generator, alpha: np.ndarray) -> np.ndarray:
     """A mask such as segmenters, brushes and thresholds make of a subject with this alpha.
 
-    In about half of the cases it is nothing but alpha > 0.5.
+    In about two of three cases it is nothing but alpha > 0.5: where a subject cannot be told from what is behind it,
+    how often a mask is right is all that there is to go by.
 
     Args:
         alpha: float32 [H, W] in 0..1.
@@ -93,9 +96,9 @@ def degraded_mask(rng: np.random.Generator, alpha: np.ndarray) -> np.ndarray:
     import cv2
 
     height, width = alpha.shape
-    threshold = 0.5 if rng.random() < 0.8 else rng.uniform(0.15, 0.85)
+    threshold = 0.5 if rng.random() < 0.9 else rng.uniform(0.15, 0.85)
     mask = (alpha > threshold).astype(np.float32)
-    if rng.random() < 0.55:
+    if rng.random() < 0.65:
         return mask
     kind = rng.choice(7, p=[0.26, 0.18, 0.2, 0.12, 0.08, 0.08, 0.08])
     if kind == 0:
@@ -206,7 +209,7 @@ class Gallery:
         else:
             drawn = self._opened[rng.integers(len(self._opened))]
             picture, alpha, colors = drawn[..., :3], drawn[..., 3], drawn[..., 4:7]
-            if rng.random() < 0.4:
+            if rng.random() < 0.5:
                 picture = None
         side = crop_px + 2 * _MARGIN_PX
         scale = float(np.exp(rng.uniform(math.log(0.7), math.log(1.5))))
@@ -215,9 +218,17 @@ class Gallery:
         warp = _warp(rng, alpha, side, scale)
         cut_alpha = _cut(alpha, warp, side).astype(np.float32) / 255
         if picture is None:
-            behind = self._background(rng, side)
-            front = self._background(rng, side) if colors is None else _cut(colors, warp, side)
-            mixed = behind + cut_alpha[..., None] * (front.astype(np.float32) - behind)
+            source = self._source(rng)
+            behind = _background(rng, source, side)
+            if colors is None:
+                front = _background(rng, self._source(rng), side)
+            else:
+                front = _cut(colors, warp, side).astype(np.float32)
+            if rng.random() < 0.35:
+                front = _hidden(rng, front, behind, source)
+            if rng.random() < 0.4:
+                front = _spilt(rng, front, behind, cut_alpha)
+            mixed = behind + cut_alpha[..., None] * (front - behind)
             cut = _photographed(rng, np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
         else:
             cut = _cut(picture, warp, side)
@@ -227,24 +238,48 @@ class Gallery:
         inner = slice(_MARGIN_PX, _MARGIN_PX + crop_px)
         return Sample(cut[inner, inner], cut_alpha[inner, inner], mask[inner, inner])
 
-    def _background(self, rng: np.random.Generator, side: int) -> np.ndarray:
-        import cv2
-
+    def _source(self, rng: np.random.Generator) -> np.ndarray:
         if self._photos and rng.random() < 0.7:
-            source = self._photos[rng.integers(len(self._photos))]
-        else:
-            source = self._opened[rng.integers(len(self._opened))][..., 7:10]
-        scale = float(np.exp(rng.uniform(math.log(0.5), math.log(2.0))))
-        scale = max(scale, side / min(source.shape[:2]))
-        span = min(int(side / scale), *source.shape[:2])
-        top, left = (int(rng.integers(0, size - span + 1)) for size in source.shape[:2])
-        piece = np.ascontiguousarray(source[top : top + span, left : left + span])
-        piece = cv2.resize(piece, (side, side), interpolation=cv2.INTER_AREA if span > side else cv2.INTER_LINEAR)
-        if rng.random() < 0.5:
-            piece = piece[:, ::-1]
-        if rng.random() < 0.4:
-            piece = cv2.GaussianBlur(piece, (0, 0), rng.uniform(0.6, 8))
-        return piece.astype(np.float32)
+            return self._photos[rng.integers(len(self._photos))]
+        return self._opened[rng.integers(len(self._opened))][..., 7:10]
+
+
+def _background(rng: np.random.Generator, source: np.ndarray, side: int, sharp: bool = False) -> np.ndarray:
+    """float32 [side, side, 3] in 0..255: a piece of a photo, out of focus at times unless it has to be sharp."""
+    import cv2
+
+    scale = float(np.exp(rng.uniform(math.log(0.5), math.log(2.0))))
+    scale = max(scale, side / min(source.shape[:2]))
+    span = min(int(side / scale), *source.shape[:2])
+    top, left = (int(rng.integers(0, size - span + 1)) for size in source.shape[:2])
+    piece = np.ascontiguousarray(source[top : top + span, left : left + span])
+    piece = cv2.resize(piece, (side, side), interpolation=cv2.INTER_AREA if span > side else cv2.INTER_LINEAR)
+    if rng.random() < 0.5:
+        piece = piece[:, ::-1]
+    if not sharp and rng.random() < 0.4:
+        piece = cv2.GaussianBlur(piece, (0, 0), rng.uniform(0.6, 8))
+    return piece.astype(np.float32)
+
+
+def _hidden(rng: np.random.Generator, front: np.ndarray, behind: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """A subject in the colours of what is behind it: from the same photo, or its own brought near to those around."""
+    import cv2
+
+    if rng.random() < 0.5:
+        other = _background(rng, source, len(front), sharp=True)
+        return other + rng.uniform(0, 0.4) * (front - other)
+    reach = rng.uniform(0.05, 0.3) * len(front)
+    return front + rng.uniform(0.4, 1) * cv2.GaussianBlur(behind - front, (0, 0), reach)
+
+
+def _spilt(rng: np.random.Generator, front: np.ndarray, behind: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The subject's colours with the light of the background on its rim."""
+    import cv2
+
+    reach = rng.uniform(2, 14)
+    light = cv2.GaussianBlur(behind, (0, 0), reach)
+    rim = rng.uniform(0, 0.5) * (1 - cv2.GaussianBlur(alpha, (0, 0), reach))
+    return front + rim[..., None] * (light - front)
 
 
 def _warp(rng: np.random.Generator, alpha: np.ndarray, side: int, scale: float) -> np.ndarray:
@@ -383,7 +418,8 @@ def refining_loss(
     """What a pyramid costs: absolute and squared difference at every scale, and the Laplacian pyramid's at os1.
 
     The surroundings of what is soft or wrong in the mask count most, for the finer scales even more so, as the merging
-    asks them hardly anywhere else.
+    asks them hardly anywhere else. What the mask had right and the network spoils counts once more, and so does, in a
+    piece that ends up farther from the truth than its mask was, by how much it does.
 
     Args:
         alpha, mask: float [N, 1, H, W] in 0..1.
@@ -397,10 +433,12 @@ def refining_loss(
     for scale, outside, share in (("os8", 0.5, 0.5), ("os4", 0.3, 0.5), ("os1", 0.3, 1.0)):
         weight = near * (1 - outside) + outside if focus else torch.ones_like(near)
         found = getattr(predicted, scale)
-        squared = _mean((found - alpha).square(), weight)
-        # What the mask had right and the network spoils counts once more, by a third.
-        spoilt = F.relu((found - alpha).abs() - (mask - alpha).abs())
-        total = total + share * (l1_loss(found, alpha, weight) + 2 * squared + _mean(spoilt, weight) / 3)
+        error, given = (found - alpha).abs(), (mask - alpha).abs()
+        # Squares are cheapest halfway between two alphas that are both likely, a haze; so they count for little.
+        total = total + share * _mean(error + 0.5 * error.square() + F.relu(error - given), weight)
+    for power in (1, 2):
+        ours, theirs = (((side - alpha).abs() ** power).mean((1, 2, 3)) for side in (predicted.os1, mask))
+        total = total + 0.2 * F.relu((ours - 0.9 * theirs) / (theirs + _NEGLIGIBLE)).mean()
     return total + 0.5 * laplacian_loss(predicted.os1, alpha, torch.ones_like(near))
 
 
@@ -464,6 +502,7 @@ def train_refiner(
     *,
     photos: Sequence[Path] = (),
     true: Sequence[Path] = (),
+    start: Path | None = None,
     renderers: int = 1,
     on_step: Callable[[int, float, float], None] | None = None,
     save_every_s: float = 300.0,
@@ -475,14 +514,20 @@ def train_refiner(
         work: folder of the rendered pictures and of the state from which a run goes on.
         photos: pictures that serve as backgrounds and as textures.
         true: pictures whose transparency is their true alpha.
+        start: weights of an earlier run to begin with; None begins with random ones.
         renderers: processes that go on rendering meanwhile; with 0 the folder has to hold pictures already.
         on_step: is told the step, its loss and which share of the run is done.
     Returns:
         How many steps the weights have seen.
     Raises:
         TrainingError: too few rendered pictures and nobody to render more, or a state to go on from that is damaged.
+        CheckpointError: `start` is missing, damaged or holds another network.
     """
     torch.manual_seed(recipe.seed)
+    network, before = MaskRefiner(), None
+    if start is not None:
+        network.load_state_dict(read_weights(start), strict=False)
+        before = _lineage(start)
     work.mkdir(parents=True, exist_ok=True)
     folder = work / "gallery"
     context = multiprocessing.get_context("spawn")
@@ -498,15 +543,15 @@ def train_refiner(
             if not any(process.is_alive() for process in drawing):
                 raise TrainingError(f"{folder} holds fewer than {min(32, recipe.gallery)} rendered pictures.")
             time.sleep(0.5)
-        return _fit(output, work, recipe, gallery, photos, true, on_step, save_every_s)
+        return _fit(network, output, work, recipe, gallery, (*photos, *true), before, on_step, save_every_s)
     finally:
         for process in drawing:
             process.terminate()
             process.join()
 
 
-def _fit(output, work, recipe, gallery, photos, true, on_step, save_every_s) -> int:
-    network = MaskRefiner().to(memory_format=torch.channels_last)
+def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save_every_s) -> int:
+    network = network.to(memory_format=torch.channels_last)
     averaged = {name: value.clone().float() for name, value in network.state_dict().items()}
     decayed = [value for value in network.parameters() if value.ndim > 1]
     plain = [value for value in network.parameters() if value.ndim <= 1]
@@ -528,14 +573,14 @@ def _fit(output, work, recipe, gallery, photos, true, on_step, save_every_s) -> 
     batches = _Prefetched(gallery, recipe, step)
     bfloat16 = _has_fast_bfloat16()
     began = saved_at = time.monotonic()
-    before = spent
+    spent_before = spent
 
     def save() -> None:
         state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
         encoded = io.BytesIO()
         torch.save({**state, "averaged": averaged, "step": step, "spent": spent}, encoded)
         write_atomically(state_file, encoded.getvalue())
-        _write_weights(output, averaged, recipe, step, photos, true)
+        _write_weights(output, averaged, recipe, step, pictures, before)
 
     try:
         network.train()
@@ -549,7 +594,8 @@ def _fit(output, work, recipe, gallery, photos, true, on_step, save_every_s) -> 
             picture = picture.contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 pyramid = network(picture, mask)
-            loss = refining_loss(pyramid, alpha, mask, band_px=(11, 21, 41)[step % 3], focus=done > 0.05)
+            focus = before is not None or done > 0.05
+            loss = refining_loss(pyramid, alpha, mask, band_px=(11, 21, 41)[step % 3], focus=focus)
             optimizer.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -561,7 +607,7 @@ def _fit(output, work, recipe, gallery, photos, true, on_step, save_every_s) -> 
                 for name, value in network.state_dict().items():
                     averaged[name].lerp_(value.float(), 1 - decay)
             now = time.monotonic()
-            spent = before + now - began
+            spent = spent_before + now - began
             if on_step:
                 on_step(step, loss.item(), done)
             if now - saved_at > save_every_s:
@@ -578,16 +624,28 @@ def _has_fast_bfloat16() -> bool:
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
+def _lineage(file: Path) -> dict[str, str]:
+    """What a file of weights says of the run it comes from, with its sha256."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return {**(opened.metadata() or {}), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
 def _write_weights(
-    output: Path, averaged: dict[str, Tensor], recipe: Recipe, step: int, photos: Sequence[Path], true: Sequence[Path]
+    output: Path,
+    averaged: dict[str, Tensor],
+    recipe: Recipe,
+    step: int,
+    pictures: Sequence[Path],
+    before: dict[str, str] | None,
 ) -> None:
     from safetensors.torch import save
 
     weights = {
         name: value.half().contiguous() for name, value in averaged.items() if not name.endswith("num_batches_tracked")
     }
-    pictures = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (*photos, *true)}
-    listed = json.dumps(pictures)
+    listed = json.dumps({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in pictures})
     metadata = {
         "recipe": json.dumps(asdict(recipe)),
         "steps": str(step),
@@ -596,4 +654,6 @@ def _write_weights(
         "pictures": listed,
         "pictures_sha256": hashlib.sha256(listed.encode()).hexdigest(),
     }
+    if before is not None:
+        metadata["before"] = json.dumps(before)
     write_atomically(output, save(weights, metadata))

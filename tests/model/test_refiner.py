@@ -1,5 +1,6 @@
 """The refiner that ships with the pack: picture and any mask in, alpha out."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from mam_model import refiner as refiner_of
 from mam_model.__main__ import main
 from mam_model.checkpoint import CheckpointError
-from mam_model.refiner import SHIPPED_WEIGHTS, MaskRefiner, load_refiner, refine_mask
+from mam_model.refiner import SHIPPED_WEIGHTS, MaskRefiner, load_refiner, read_weights, refine_mask
 from mam_model.training import refining as recipe_of
 from mam_model.training.config import TrainingError
 from mam_model.training.render import render
@@ -202,6 +203,8 @@ def test_the_shipped_file_is_small_and_says_where_it_comes_from():
     assert json.loads(about["recipe"])["seed"] == int(about["seed"])
     assert int(about["steps"]) > 0
     assert json.loads(about["pictures"])
+    first = json.loads(about["before"])
+    assert int(first["steps"]) > 0 and json.loads(first["pictures"])
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -290,6 +293,24 @@ def test_a_run_goes_on_where_it_was_stopped(rendered, tmp_path):
         assert file.metadata()["steps"] == "5"
 
 
+def test_a_run_begins_with_the_weights_of_an_earlier_one_and_names_it(rendered, tmp_path):
+    output = tmp_path / "refiner.safetensors"
+    gentle = small_recipe(steps=1, learning_rate=1e-9, average=0.0)
+    recipe_of.train_refiner(output, copied(rendered, tmp_path), gentle, start=SHIPPED_WEIGHTS, renderers=0)
+    begun, given = read_weights(output), read_weights()
+    assert all(torch.equal(begun[name], given[name]) for name in given if "running" not in name)
+    with safe_open(output, "pt") as file:
+        before = json.loads(file.metadata()["before"])
+    with safe_open(SHIPPED_WEIGHTS, "pt") as file:
+        assert before == {**file.metadata(), "sha256": hashlib.sha256(SHIPPED_WEIGHTS.read_bytes()).hexdigest()}
+
+
+def test_weights_to_begin_with_that_are_missing_are_named(rendered, tmp_path):
+    nothing = tmp_path / "nothing.safetensors"
+    with pytest.raises(CheckpointError, match="there is no .*nothing.safetensors"):
+        recipe_of.train_refiner(tmp_path / "refiner.safetensors", tmp_path / "work", small_recipe(), start=nothing)
+
+
 @pytest.mark.parametrize("content", [b"", b"no state at all", "other"])
 def test_a_state_that_cannot_be_gone_on_from_is_refused_in_a_sentence(rendered, tmp_path, content):
     work = copied(rendered, tmp_path)
@@ -327,7 +348,9 @@ def test_the_command_line_trains(rendered, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "wrong", [("--minutes", "-1"), ("--minutes", "nan"), ("--seed", "-1"), ("--gallery", "0"), ("--minutes", "0")]
+    "wrong",
+    [("--minutes", "-1"), ("--minutes", "nan"), ("--seed", "-1"), ("--gallery", "0"), ("--minutes", "0")]
+    + [("--learning-rate", rate) for rate in ("0", "-1", "nan", "inf")],
 )
 def test_numbers_that_mean_nothing_are_wrong_usage(tmp_path, wrong):
     with pytest.raises(SystemExit) as left:
@@ -387,3 +410,34 @@ def test_the_loss_is_nothing_for_the_truth_and_counts_the_edge_more_than_the_res
     far[..., 20, 20:22] += 0.5
     losses = [recipe_of.refining_loss(AlphaPyramid(a, a, a), alpha, mask).item() for a in (at_edge, far)]
     assert losses[0] > losses[1] > 0
+
+
+def test_a_right_mask_costs_more_to_spoil_than_a_wrong_one_to_leave_half_wrong():
+    from mam_model.m2m import AlphaPyramid
+
+    alpha = disc(96, 96, 24)[None, None]
+    wrong = alpha.clone()
+    wrong[..., 44:52, 70:78] = 1 - wrong[..., 44:52, 70:78]
+    half = (alpha + wrong) / 2
+
+    def loss(mask) -> float:
+        return recipe_of.refining_loss(AlphaPyramid(half, half, half), alpha, mask, focus=False).item()
+
+    assert loss(alpha) > 1.5 * loss(wrong)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_hidden_subject_has_the_colours_of_what_is_behind_it(seed):
+    rng = np.random.default_rng(seed)
+    behind = np.full((64, 64, 3), (20, 120, 40), np.float32) + rng.normal(0, 3, (64, 64, 3)).astype(np.float32)
+    front = np.full((64, 64, 3), (220, 60, 90), np.float32)
+    hidden = recipe_of._hidden(rng, front, behind, behind.clip(0, 255).astype(np.uint8))
+    assert np.abs(hidden - behind).mean() < 0.65 * np.abs(front - behind).mean()
+
+
+def test_the_light_of_the_background_falls_on_the_rim_and_not_on_the_middle():
+    alpha = disc(96, 96, 40).numpy()
+    front, behind = np.zeros((96, 96, 3), np.float32), np.full((96, 96, 3), 255, np.float32)
+    spilt = recipe_of._spilt(np.random.default_rng(3), front, behind, alpha)
+    assert spilt[48, 88].min() > spilt[48, 48].max() + 5
+    assert spilt[48, 48].max() < 1
