@@ -142,10 +142,10 @@ class Block(nn.Module):
 
     def _add_feed_forward(self, x: Tensor) -> None:
         tokens_at_once = _tokens_at_once(x)
-        first, second = self.mlp.lin1.factor(tokens_at_once), self.mlp.lin2.factor(tokens_at_once)
+        feed_forward = self.mlp.for_pieces(tokens_at_once)
         for rows in _row_slices(x.shape[1], tokens_at_once):
             tokens = x[:, rows]
-            tokens += second(F.gelu(first(self.norm2(tokens))))
+            tokens += feed_forward(self.norm2(tokens))
 
     def _add_global_attention(self, x: Tensor) -> None:
         count, grid, _, _ = x.shape
@@ -194,12 +194,17 @@ class Block(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers, which have an exact GELU between them."""
+    """Two layers with an exact GELU between them, applied piece by piece."""
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
         self.lin1 = Linear(dim, hidden_dim)
         self.lin2 = Linear(hidden_dim, dim)
+
+    def for_pieces(self, tokens: int) -> Callable[[Tensor], Tensor]:
+        """[..., C] -> [..., C], for pieces of about that many tokens."""
+        first, second = self.lin1.factor(tokens), self.lin2.factor(tokens)
+        return lambda x: second(F.gelu(first(x)))
 
 
 class Attention(nn.Module):
@@ -281,7 +286,7 @@ class Linear(nn.Linear):
     """`nn.Linear` that is applied piece by piece."""
 
     def factor(self, tokens: int) -> Factor:
-        """This layer, for pieces of about that many tokens."""
+        """This layer, [..., C] -> [..., m], for pieces of about that many tokens."""
         return Factor(self.weight, self.bias, rows=tokens)
 
 

@@ -181,12 +181,12 @@ class Sides:
     right: bool = True
 
     def narrowed(self, x: Tensor) -> Tensor:
-        """Without the outermost cell at each side that was cut, as a view."""
+        """[..., h, w] without the outermost cell at each side that was cut, as a view."""
         height, width = x.shape[-2:]
         return x[..., not self.top : height - (not self.bottom), not self.left : width - (not self.right)]
 
     def convolved(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        """The answer of a 3 x 3 convolution."""
+        """The answer of a 3 x 3 convolution: [N, in, h, w] -> [N, out, h, w], a cell narrower at each cut side."""
         if self == SQUARE:
             return conv(x)
         if self != INSIDE:
@@ -194,7 +194,13 @@ class Sides:
         return F.conv2d(x, conv.weight, conv.bias)
 
     def upsampled(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The answer of a transposed convolution of size 4 and stride 2, narrowed by a cell of its finer grid."""
+        """The answer of a transposed convolution of size 4 and stride 2: [N, in, h, w] -> [N, out, 2 h, 2 w], a cell of
+        the finer grid narrower at each cut side.
+
+        Args:
+            weight: [in, out, 4, 4].
+            bias: [out].
+        """
         if self == INSIDE:
             return F.conv_transpose2d(x, weight, bias, stride=2, padding=2)
         return self.narrowed(F.conv_transpose2d(x, weight, bias, stride=2, padding=1))
@@ -386,7 +392,7 @@ def shrunk_mask(mask: Tensor, factor: int) -> Tensor:
 
 def alpha_of(x: Tensor) -> Tensor:
     """What a head's answer means: 0..1, of the same shape."""
-    # MKL is asked for the tangents of each row apart, with all threads, unless the rows lie one behind the other.
+    # Of a view PyTorch asks MKL for one row at a time, each time with all threads; of what lies in one piece, once.
     return (torch.tanh(x.contiguous()) + 1) / 2
 
 
