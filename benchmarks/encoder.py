@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,35 +53,23 @@ def picture(dtype: torch.dtype, device: torch.device, count: int = 1) -> Tensor:
     return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(device, dtype)
 
 
-def peak_of_a_run(way: str, size: str, dtype: str, device: str, threads: int) -> float:
-    """In a process of its own."""
-    torch.set_num_threads(threads)
-    place = torch.device(device)
-    network, square = encoder(way, size, timing.DTYPES[dtype], place), picture(timing.DTYPES[dtype], place)
-    with torch.inference_mode():
-        return timing.peak_mb(lambda: network(square), place)
+def ways(size: str, dtype: torch.dtype, device: torch.device) -> list[Callable[[], Tensor]]:
+    """Ours and segment-anything's, of the same picture."""
+    square = picture(dtype, device)
+    return [partial(encoder(way, size, dtype, device), square) for way in WAYS]
 
 
-def lines(
-    size: str, dtype: str, device: torch.device, runs: int, threads: int, memory: bool = True
-) -> list[timing.Line]:
-    square = picture(timing.DTYPES[dtype], device)
-    networks = [encoder(way, size, timing.DTYPES[dtype], device) for way in WAYS]
-    ours, stock = (network(square).float() for network in networks)
+def lines(size: str, dtype: str, device: torch.device, runs: int, memory: bool = True) -> list[timing.Line]:
+    both = ways(size, timing.DTYPES[dtype], device)
+    ours, stock = (way().float() for way in both)
     apart = ours - stock
-    times = timing.in_turn([lambda network=network: network(square) for network in networks], runs, device, warm_up=0)
-    peaks = ""
-    if memory:
-        peaks = timing.megabytes(
-            *(timing.in_a_process(peak_of_a_run, way, size, dtype, str(device), threads) for way in WAYS)
-        )
+    times = timing.in_turn(both, runs, device, warm_up=0)
+    peaks = timing.peaks(ways, (size, timing.DTYPES[dtype], device), (0, 1), device) if memory else ""
     distance = f"{float(apart.abs().max()):.1e}, rms {float(apart.square().mean().sqrt()):.1e}"
     found = [timing.compared(f"SAM ViT-{size.upper()} encoder, {dtype}", times, ["segment-anything"], peaks, distance)]
     if device.type == "cuda":
-        four = picture(timing.DTYPES[dtype], device, 4)
-        together = timing.in_turn(
-            [lambda: networks[0](four), lambda: [networks[0](x[None]) for x in four]], runs, device
-        )
+        network, four = both[0].func, picture(timing.DTYPES[dtype], device, 4)
+        together = timing.in_turn([lambda: network(four), lambda: [network(x[None]) for x in four]], runs, device)
         found.append(timing.compared(f"the same, 4 pictures together, {dtype}", together, ["one after the other"]))
     return found
 
@@ -95,7 +85,7 @@ def main() -> None:
     print(f"{options.device}, {options.threads} threads")
     with torch.inference_mode():
         for size in options.sizes.split(","):
-            print(timing.table(lines(size, options.dtype, options.device, runs, options.threads)), flush=True)
+            print(timing.table(lines(size, options.dtype, options.device, runs)), flush=True)
 
 
 if __name__ == "__main__":

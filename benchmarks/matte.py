@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import timing  # noqa: E402 - needs the line above
 from benchmarks.networks import StockPath, trained_m2m  # noqa: E402
 from mam_model.frame import Frame  # noqa: E402
-from mam_model.m2m import AlphaPyramid, FoldedMaskToMatte  # noqa: E402
+from mam_model.m2m import AlphaPyramid, PictureFeatures  # noqa: E402
 from mam_model.matting import matte_targets, merge_targets, predict_pyramid  # noqa: E402
 from mam_model.merge import merge_scales, merge_together, merges_in_arrays, reach_of_box  # noqa: E402
 from mam_model.prompt import Prompt  # noqa: E402
@@ -39,6 +40,7 @@ from mam_model.sam import Embedding, Guidance, Sam, SamConfig  # noqa: E402
 
 SIDE = 1024
 GRID = SIDE // 4
+SIZE = (1024, 768)
 SIZES = ((512, 384), (1024, 768), (2000, 1333), (3000, 2000), (6000, 4000))
 
 
@@ -70,15 +72,18 @@ SUBJECTS = {
 class Scene:
     """A picture that is encoded, in noise, and both ways to the mattes of what is drawn on it."""
 
-    def __init__(self, frame: Frame, m2m: FoldedMaskToMatte, stock: StockPath | None, device: torch.device):
+    def __init__(self, size: tuple[int, int], dtype: torch.dtype, device: torch.device):
         generator = torch.Generator().manual_seed(0)
         features = torch.randn(1, 256, SIDE // 16, SIDE // 16, generator=generator)
-        size = (frame.content_height, frame.content_width, 3)
-        content = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
-        self.frame, self.m2m, self.stock, self.device = frame, m2m, stock, device
-        self.embedding = Embedding(features.to(device), content, frame)
-        self.picture = m2m.look_at(self.embedding)
-        self.encoded = (self.embedding.features, frame.network_input(content, device), frame)
+        self.frame, self.device = Frame(*size), device
+        content = torch.randint(
+            0, 256, (self.frame.content_height, self.frame.content_width, 3), generator=generator, dtype=torch.uint8
+        )
+        self.m2m = trained_m2m().fold().to(device, dtype)
+        self.stock = StockPath(None, trained_m2m().to(device, dtype))
+        self.embedding = Embedding(features.to(device), content, self.frame)
+        self.picture = self.m2m.look_at(self.embedding)
+        self.encoded = (self.embedding.features, self.frame.network_input(content, device), self.frame)
 
     def guidance(self, subject: Tensor, targets: int = 1) -> Guidance:
         """As if SAM had found the subject `targets` times, each a little further to the right."""
@@ -91,27 +96,49 @@ class Scene:
         chosen = torch.zeros(targets, dtype=torch.int64, device=self.device)
         return Guidance(prompts, logits.to(self.device), torch.ones(targets, 3, device=self.device), chosen, frame)
 
-    def ways(self, guidance: Guidance) -> list[Callable[[], Tensor]]:
-        """Ours, the folded network over the whole square, and the published way."""
-
-        def whole() -> Tensor:
-            return merge_targets(predict_pyramid(self.m2m, self.embedding, guidance), guidance)
-
-        def published() -> Tensor:
-            logits = guidance.chosen_logits
-            return torch.stack([self.stock.matte_of(self.encoded, logits[t : t + 1]) for t in range(len(guidance))])
-
-        return [lambda: self.mattes(guidance), whole, published]
-
     def mattes(self, guidance: Guidance) -> Tensor:
         return matte_targets(self.m2m, self.picture, guidance)
 
 
-def by_subject(scene: Scene, runs: int, subjects: Sequence[str] = tuple(SUBJECTS)) -> list[timing.Line]:
-    found = []
+@dataclass(frozen=True)
+class Measured:
+    """In which precision and where everything here is measured, and whether its memory is, too."""
+
+    dtype: torch.dtype
+    device: torch.device
+    memory: bool = True
+
+    def peaks(self, build: timing.Build, ways: Sequence[int], *arguments) -> str:
+        """As `timing.peaks` says it, of ways that are made from some arguments, a precision and a device."""
+        return timing.peaks(build, (*arguments, self.dtype, self.device), ways, self.device) if self.memory else ""
+
+
+def ways_of_subject(
+    name: str, size: tuple[int, int], targets: int, dtype: torch.dtype, device: torch.device
+) -> list[Callable[[], Tensor]]:
+    """To the mattes of a known picture: ours, the folded network over the whole square, and the published way."""
+    scene = Scene(size, dtype, device)
+    return _ways(scene, scene.guidance(SUBJECTS[name](), targets))
+
+
+def _ways(scene: Scene, guidance: Guidance) -> list[Callable[[], Tensor]]:
+    def whole() -> Tensor:
+        return merge_targets(predict_pyramid(scene.m2m, scene.embedding, guidance), guidance)
+
+    def published() -> Tensor:
+        logits = guidance.chosen_logits
+        return torch.stack([scene.stock.matte_of(scene.encoded, logits[t : t + 1]) for t in range(len(guidance))])
+
+    return [lambda: scene.mattes(guidance), whole, published]
+
+
+def by_subject(
+    measured: Measured, runs: int, subjects: Sequence[str] = tuple(SUBJECTS), size: tuple[int, int] = SIZE
+) -> list[timing.Line]:
+    scene, found = Scene(size, measured.dtype, measured.device), []
     for name in subjects:
         guidance = scene.guidance(SUBJECTS[name]())
-        ways = scene.ways(guidance)
+        ways = _ways(scene, guidance)
         ours, published = ways[0](), ways[2]()
         apart = (ours - published).abs()
         # Half-precision trained weights round before they are normalised: those mattes are not compared.
@@ -122,12 +149,14 @@ def by_subject(scene: Scene, runs: int, subjects: Sequence[str] = tuple(SUBJECTS
         area = box.area / (scene.frame.height * scene.frame.width)
         stage = f"matte of a known picture: {name}, rectangle {area:.0%} and soft edge {soft:.0%} of the picture"
         times = timing.in_turn(ways, runs, scene.device)
-        found.append(timing.compared(stage, times, ["whole square", "published"], apart=distance))
+        memory = measured.peaks(ways_of_subject, (0, 2), name, size, 1)
+        found.append(timing.compared(stage, times, ["whole square", "published"], memory, distance))
     return found
 
 
-def by_targets(scene: Scene, runs: int, counts: Sequence[int]) -> list[timing.Line]:
+def by_targets(measured: Measured, runs: int, counts: Sequence[int], size: tuple[int, int] = SIZE) -> list[timing.Line]:
     """Persons; the time of the first one, and of each further one where there are several."""
+    scene = Scene(size, measured.dtype, measured.device)
     guidances = {count: scene.guidance(person(), count) for count in sorted({1, *counts})}
     ways = [lambda guidance=guidance: scene.mattes(guidance) for guidance in guidances.values()]
     times = timing.in_turn(ways, runs, scene.device)
@@ -136,70 +165,79 @@ def by_targets(scene: Scene, runs: int, counts: Sequence[int]) -> list[timing.Li
         here = timing.duration(times.median(way))
         if count > 1:
             here += f", {timing.duration((times.median(way) - times.median(0)) / (count - 1))} each further one"
-        found.append(timing.Line(f"mattes of {count} persons" if count > 1 else "matte of 1 person", here))
+        stage = f"mattes of {count} persons" if count > 1 else "matte of 1 person"
+        found.append(timing.Line(stage, here, memory=measured.peaks(ways_of_subject, (0,), "person", size, count)))
     return found
 
 
-def by_picture(
-    m2m: FoldedMaskToMatte, stock: StockPath, runs: int, sizes: Sequence[tuple[int, int]], device: torch.device
-) -> list[timing.Line]:
+def by_picture(measured: Measured, runs: int, sizes: Sequence[tuple[int, int]]) -> list[timing.Line]:
     found = []
-    for height, width in sizes:
-        scene = Scene(Frame(height, width), m2m, stock, device)
-        ours, _, published = scene.ways(scene.guidance(person()))
-        times = timing.in_turn((ours, published), runs, device)
-        found.append(timing.compared(f"matte of a known picture, {height} x {width}", times, ["published"]))
+    for size in sizes:
+        ours, _, published = ways_of_subject("person", size, 1, measured.dtype, measured.device)
+        times = timing.in_turn((ours, published), runs, measured.device)
+        memory = measured.peaks(ways_of_subject, (0, 2), "person", size, 1)
+        stage = f"matte of a known picture, {size[0]} x {size[1]}"
+        found.append(timing.compared(stage, times, ["published"], memory))
     return found
 
 
-def by_part(scene: Scene, runs: int) -> list[timing.Line]:
-    looking = timing.in_turn([lambda: scene.m2m.look_at(scene.embedding)], runs, scene.device)
-    kept = f"{scene.picture.nbytes / 1e6:.0f} MB are kept"
-    found = [timing.Line("the picture's part of Mask-to-Matte", timing.duration(looking.median()), memory=kept)]
-    return found + decoding(runs, scene.device) + merging(runs, scene.device)
+def by_part(measured: Measured, runs: int) -> list[timing.Line]:
+    kept = Scene(SIZE, measured.dtype, measured.device).picture.nbytes / 1e6
+    stages = [
+        (f"the picture's part of Mask-to-Matte, of which {kept:.0f} MB are kept", ways_of_looking, (), ""),
+        ("SAM's decoder, 1 prompt", ways_of_decoding, (1,), "segment-anything"),
+        ("SAM's decoder, 8 prompts", ways_of_decoding, (8,), "segment-anything"),
+        ("mask and merging, 3000 x 2000", ways_of_merging, ((3000, 2000),), "over the whole picture"),
+    ]
+    found = []
+    for stage, build, arguments, other in stages:
+        ways = build(*arguments, measured.dtype, measured.device)
+        answers = [way() for way in ways]
+        apart = f"{float((answers[0] - answers[1]).abs().max()):.1e}" if other else ""
+        times = timing.in_turn(ways, runs, measured.device)
+        memory = measured.peaks(build, range(len(ways)), *arguments)
+        found.append(timing.compared(stage, times, [other] if other else [], memory, apart))
+    return found
 
 
-def decoding(runs: int, device: torch.device) -> list[timing.Line]:
+def ways_of_looking(dtype: torch.dtype, device: torch.device) -> list[Callable[[], PictureFeatures]]:
+    scene = Scene(SIZE, dtype, device)
+    return [lambda: scene.m2m.look_at(scene.embedding)]
+
+
+def ways_of_decoding(count: int, _: torch.dtype, device: torch.device) -> list[Callable[[], Tensor]]:
+    """Ours and segment-anything's; both in float32, whatever the encoder's precision."""
     config = SamConfig(depth=1, embed_dim=64, num_heads=2, global_attention=(0,), image_size=SIDE)
     sam = Sam(config).eval().to(device)
     frame = Frame(768, 1024)
     embedding = Embedding(torch.randn(1, 256, SIDE // 16, SIDE // 16, device=device), torch.zeros(0), frame)
     positions = sam.prompt_encoder.get_dense_pe()
-    found = []
-    for count in (1, 8):
-        prompts = [Prompt(points_px=((100.0 * n + 50, 300.0),), labels=(1,)) for n in range(count)]
+    prompts = [Prompt(points_px=((100.0 * n + 50, 300.0),), labels=(1,)) for n in range(count)]
 
-        def ours(prompts: list[Prompt] = prompts) -> Tensor:
-            return sam.decode(embedding, prompts).logits
+    def theirs() -> Tensor:
+        # One after the other, which takes it less time than all together.
+        logits = []
+        for prompt in prompts:
+            points = frame.points_to_network(torch.tensor([prompt.points_px])).to(device)
+            labels = torch.ones(1, 1, dtype=torch.int32, device=device)
+            sparse, dense = sam.prompt_encoder((points, labels), None, None)
+            logits.append(sam.mask_decoder(embedding.features, positions, sparse, dense, multimask_output=True)[0])
+        return torch.cat(logits)
 
-        def theirs(prompts: list[Prompt] = prompts) -> Tensor:
-            # One after the other, which takes it less time than all together.
-            logits = []
-            for prompt in prompts:
-                points = frame.points_to_network(torch.tensor([prompt.points_px])).to(device)
-                labels = torch.ones(1, 1, dtype=torch.int32, device=device)
-                sparse, dense = sam.prompt_encoder((points, labels), None, None)
-                logits.append(sam.mask_decoder(embedding.features, positions, sparse, dense, multimask_output=True)[0])
-            return torch.cat(logits)
-
-        apart = f"{float((ours() - theirs()).abs().max()):.1e}"
-        times = timing.in_turn((ours, theirs), runs, device)
-        stage = f"SAM's decoder, {count} prompt{'s' if count > 1 else ''}"
-        found.append(timing.compared(stage, times, ["segment-anything"], apart=apart))
-    return found
+    return [lambda: sam.decode(embedding, prompts).logits, theirs]
 
 
-def merging(runs: int, device: torch.device, height: int = 3000, width: int = 2000) -> list[timing.Line]:
-    """SAM's mask at the picture's size, and three scales that are known already merged into it."""
-    frame = Frame(height, width)
-    scene = Scene(frame, trained_m2m().fold().to(device), None, device)
-    guidance = scene.guidance(person())
+def ways_of_merging(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> list[Callable[[], Tensor]]:
+    """SAM's mask at the picture's size, and three scales that are known already merged into it: in the subject's
+    rectangle, and over the whole picture."""
+    scene = Scene(size, dtype, device)
+    frame, guidance = scene.frame, scene.guidance(person())
     soft = torch.sigmoid(F.interpolate(guidance.chosen_logits, (SIDE, SIDE), mode="bilinear"))
     pyramid = AlphaPyramid(soft, soft, soft)
 
     def in_rectangle() -> Tensor:
-        alpha = torch.zeros(height, width)
-        window = reach_of_box(guidance.mask_windows()[0], height, width)
+        alpha = torch.zeros(size)
+        window = reach_of_box(guidance.mask_windows()[0], *size)
         mask = guidance.post_mask(0, window)
 
         def read(_, where: np.ndarray) -> np.ndarray:
@@ -219,9 +257,7 @@ def merging(runs: int, device: torch.device, height: int = 3000, width: int = 20
         known = StockPath(None, _Known(pyramid))
         return known.matte_of((scene.embedding.features, soft, frame), guidance.chosen_logits)
 
-    apart = f"{float((in_rectangle() - whole()).abs().max()):.1e}"
-    times = timing.in_turn((in_rectangle, whole), runs, device)
-    return [timing.compared(f"mask and merging, {height} x {width}", times, ["over the whole picture"], apart=apart)]
+    return [in_rectangle, whole]
 
 
 class _Known:
@@ -235,14 +271,9 @@ class _Known:
         return self._pyramid
 
 
-def networks(dtype: torch.dtype, device: torch.device) -> tuple[FoldedMaskToMatte, StockPath]:
-    """The folded network, and the published way with the trained one."""
-    return trained_m2m().fold().to(device, dtype), StockPath(None, trained_m2m().to(device, dtype))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--size", type=int, nargs=2, default=[1024, 768], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--size", type=int, nargs=2, default=list(SIZE), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--targets", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--dtype", choices=tuple(timing.DTYPES), default="fp32", help="precision (default: fp32)")
     timing.add_arguments(parser, runs=5)
@@ -251,11 +282,11 @@ def main() -> None:
     runs, targets, sizes = options.runs, options.targets, SIZES
     if options.quick:
         runs, targets, sizes = 1, targets[:2], SIZES[:2]
+    measured = Measured(timing.DTYPES[options.dtype], options.device, not options.quick)
     with torch.inference_mode():
-        m2m, stock = networks(timing.DTYPES[options.dtype], options.device)
-        scene = Scene(Frame(*options.size), m2m, stock, options.device)
-        found = by_subject(scene, runs) + by_targets(scene, runs, targets) + by_part(scene, runs)
-        found += by_picture(m2m, stock, runs, sizes, options.device)
+        found = by_subject(measured, runs, size=tuple(options.size))
+        found += by_targets(measured, runs, targets, tuple(options.size))
+        found += by_part(measured, runs) + by_picture(measured, runs, sizes)
     print(timing.table(found))
 
 

@@ -37,7 +37,6 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import click, encoder, foreground, matte, startup, timing  # noqa: E402 - needs the line above
 from benchmarks.networks import CONFIGS, StockPath, person_finder, stock_sam, trained_m2m  # noqa: E402
-from mam_model.frame import Frame  # noqa: E402
 from mam_model.matting import MattingAnything  # noqa: E402
 from mam_model.prompt import Prompt  # noqa: E402
 
@@ -64,65 +63,56 @@ def _picture() -> tuple[torch.Tensor, tuple[float, float]]:
 
 def whole(options: argparse.Namespace, size: str) -> list[timing.Line]:
     """From picture to matte, and a click on a picture that is known already, which the published way encodes again."""
-    ours, stock = both_paths(size, options.dtype, options.device)
-    image, point = _picture()
-    prompts = [Prompt(points_px=(point,), labels=(1,))]
-    embedding = ours.embed(image)
-    picture = ours.m2m.look_at(embedding)
-
-    def from_picture() -> torch.Tensor:
-        return ours.matte(image, prompts)[0]
-
-    def published() -> torch.Tensor:
-        return stock.matte(stock.encode(image), point)
-
-    def known() -> torch.Tensor:
-        return ours.matte_targets(picture, ours.segment(embedding, prompts))[0]
-
-    difference = (from_picture() - published()).abs()
-    apart = memory = ""
+    what = (size, options.dtype, options.device)
+    both, known = ways(*what), ways_of_a_click(*what)
+    difference = (both[0]() - both[1]()).abs()
+    apart = memory = clicked = ""
     if options.dtype == torch.float32:
         apart = f"{float(difference.max()):.1e}, {int((difference > 1e-5).sum())} pixels"
-    times = timing.in_turn((from_picture, published), options.long_runs, options.device, warm_up=0)
-    clicks = timing.in_turn([known], options.runs, options.device)
+    times = timing.in_turn(both, options.long_runs, options.device, warm_up=0)
+    clicks = timing.in_turn(known, options.runs, options.device)
     if not options.quick:
-        arguments = (size, options.precision, str(options.device), options.threads)
-        memory = timing.megabytes(*(timing.in_a_process(peak_of_a_matte, way, *arguments) for way in range(2)))
+        memory = timing.peaks(ways, what, (0, 1), options.device)
+        clicked = timing.peaks(ways_of_a_click, what, (0,), options.device)
     name, here = f"ViT-{size.upper()}, 1024 x 768", timing.duration(clicks.median())
     again = f"published, which encodes again: x {times.median(1) / clicks.median():.1f} (of medians)"
     return [
         timing.compared(f"{name}: picture to matte", times, ["published"], memory, apart),
-        timing.Line(f"{name}: click on a known picture", here, again),
+        timing.Line(f"{name}: click on a known picture", here, again, clicked),
     ]
 
 
-def peak_of_a_matte(way: int, size: str, dtype: str, device: str, threads: int) -> float:
-    """What a whole matting takes beside the weights, in a process of its own; 0 is ours, 1 the published way."""
-    torch.set_num_threads(threads)
-    place = torch.device(device)
-    ours, stock = both_paths(size, timing.DTYPES[dtype], place)
+def ways(size: str, dtype: torch.dtype, device: torch.device) -> list[Callable[[], torch.Tensor]]:
+    """From a picture to the matte of what a click lies on: ours and the published way."""
+    ours, stock = both_paths(size, dtype, device)
     image, point = _picture()
-    with torch.inference_mode():
-        if way == 0:
-            return timing.peak_mb(lambda: ours.matte(image, [Prompt(points_px=(point,), labels=(1,))]), place)
-        return timing.peak_mb(lambda: stock.matte(stock.encode(image), point), place)
+    prompts = [Prompt(points_px=(point,), labels=(1,))]
+    return [lambda: ours.matte(image, prompts)[0], lambda: stock.matte(stock.encode(image), point)]
+
+
+def ways_of_a_click(size: str, dtype: torch.dtype, device: torch.device) -> list[Callable[[], torch.Tensor]]:
+    """From a click to its matte once the picture is encoded: ours."""
+    ours, _ = both_paths(size, dtype, device)
+    image, point = _picture()
+    prompts = [Prompt(points_px=(point,), labels=(1,))]
+    embedding = ours.embed(image)
+    picture = ours.m2m.look_at(embedding)
+    return [lambda: ours.matte_targets(picture, ours.segment(embedding, prompts))[0]]
 
 
 def encoders(options: argparse.Namespace, size: str) -> list[timing.Line]:
-    runs, memory = options.long_runs, not options.quick
-    return encoder.lines(size, options.precision, options.device, runs, options.threads, memory)
+    return encoder.lines(size, options.precision, options.device, options.long_runs, not options.quick)
 
 
 def mattes(options: argparse.Namespace, part: str) -> list[timing.Line]:
-    m2m, stock = matte.networks(options.dtype, options.device)
+    measured = matte.Measured(options.dtype, options.device, not options.quick)
     if part == "pictures":
-        return matte.by_picture(m2m, stock, options.long_runs, matte.SIZES, options.device)
-    scene = matte.Scene(Frame(1024, 768), m2m, stock, options.device)
+        return matte.by_picture(measured, options.long_runs, matte.SIZES)
     if part == "subjects":
-        return matte.by_subject(scene, options.long_runs, ("person",) if options.quick else tuple(matte.SUBJECTS))
+        return matte.by_subject(measured, options.long_runs, ("person",) if options.quick else tuple(matte.SUBJECTS))
     if part == "targets":
-        return matte.by_targets(scene, options.runs, TARGETS[:2] if options.quick else TARGETS)
-    return matte.by_part(scene, options.runs)
+        return matte.by_targets(measured, options.runs, TARGETS[:2] if options.quick else TARGETS)
+    return matte.by_part(measured, options.runs)
 
 
 def starts(options: argparse.Namespace, comfyui: Path | None) -> list[timing.Line]:

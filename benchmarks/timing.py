@@ -6,6 +6,8 @@ Seconds depend on the machine and on what else it does; ratios of two ways that 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import multiprocessing
 import statistics
 import time
@@ -68,6 +70,26 @@ def in_turn(
     return Times([tuple(seconds(way, device) for way in ways) for _ in range(runs)])
 
 
+# What makes the ways of a stage from some arguments, which a process can be handed.
+Build = Callable[..., Sequence[Callable[[], object]]]
+
+
+def peaks(build: Build, arguments: Sequence, ways: Sequence[int], device: torch.device = CPU) -> str:
+    """What some of the ways that `build(*arguments)` makes take at most, each in a process of its own, in words.
+
+    Args:
+        build: a function of some module.
+    """
+    threads = torch.get_num_threads()
+    return megabytes(*(in_a_process(_peak_of_way, build, arguments, way, device, threads) for way in ways))
+
+
+def _peak_of_way(build: Build, arguments: Sequence, way: int, device: torch.device, threads: int) -> float:
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        return peak_mb(build(*arguments)[way], device)
+
+
 def in_a_process(work: Callable, *arguments):
     """What a function of some module returns in a fresh process that does nothing else."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -90,11 +112,20 @@ def peak_mb(work: Callable[[], object], device: torch.device = CPU) -> float:
     clear = Path("/proc/self/clear_refs")
     if not clear.exists():
         return float("nan")
+    _give_back()
     # A 5 lets the peak begin anew.
     clear.write_text("5")
     before = _resident_mb("VmRSS")
     work()
     return _resident_mb("VmHWM") - before
+
+
+def _give_back() -> None:
+    """Freed memory that the C library keeps would be taken again, and not be counted."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        gc.collect()
+        trim(0)
 
 
 def _resident_mb(which: str) -> float:

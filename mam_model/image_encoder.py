@@ -10,6 +10,7 @@ queries at a time, a windowed one by a few windows. A score is summed up in the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 
 import torch
@@ -150,15 +151,16 @@ class Block(nn.Module):
     def _add_global_attention(self, x: Tensor) -> None:
         count, grid, _, _ = x.shape
         attention = self.attn
-        # Query, key and value of each head in one piece.
-        qkv = x.new_empty(count, 3 * attention.num_heads, grid, grid, attention.head_dim)
+        # Each head in one piece. Three tensors and not one: on a processor, memory of more than 32 MiB is mapped anew
+        # each time, which takes longer than filling it.
+        q, k, v = (x.new_empty(count, attention.num_heads, grid, grid, attention.head_dim) for _ in range(3))
         tokens_at_once = _tokens_at_once(x)
         all_rows = list(_row_slices(grid, tokens_at_once))
         to_qkv, from_answers = attention.qkv.factor(tokens_at_once), attention.proj.factor(tokens_at_once)
         for rows in all_rows:
-            answer = to_qkv(self.norm1(x[:, rows])).unflatten(-1, (3 * attention.num_heads, -1))
-            qkv[:, :, rows].copy_(answer.permute(0, 3, 1, 2, 4))
-        q, k, v = qkv.unflatten(1, (3, -1)).unbind(1)
+            answer = to_qkv(self.norm1(x[:, rows])).unflatten(-1, (3, attention.num_heads, -1))
+            for whole, part in zip((q, k, v), answer.permute(3, 0, 4, 1, 2, 5)):
+                whole[:, :, rows] = part
         attend = attention.attend_by_head if x.device.type == "cpu" else attention.attend_by_rows
         # The answer takes the place of the queries, each of which is needed once.
         attend(q, k.flatten(2, 3), v.flatten(2, 3))
@@ -173,6 +175,7 @@ class Block(nn.Module):
         # The published network pads with zeros before the product: the places beyond the picture are attended to, and
         # what they say is the bias.
         padded = x.new_empty(pictures, down * size, across * size, 3 * dim)
+        attend, tables = attention.for_windows(pictures * down * across, size, x), attention.tables(size)
         tokens_at_once = down * size * grid
         to_qkv, from_answers = attention.qkv.factor(tokens_at_once), attention.proj.factor(tokens_at_once)
         for top in range(0, grid, down * size):
@@ -186,8 +189,7 @@ class Block(nn.Module):
             windows = part.view(pictures, count, size, across, size, 3, attention.num_heads, -1)
             windows = windows.permute(5, 0, 1, 3, 6, 2, 4, 7)
             q, k, v = windows.reshape(3, pictures * count * across, attention.num_heads, size, size, -1)
-            attend = attention.attend if x.device.type == "cpu" else attention.attend_fused
-            answer = attend(q, k.flatten(2, 3), v.flatten(2, 3), *attention.positions(q))
+            answer = attend(q, k.flatten(2, 3), v.flatten(2, 3), *attention.positions(q, *tables))
             answer = answer.unflatten(0, (pictures, count, across)).permute(0, 1, 4, 2, 5, 3, 6)
             answer = answer.reshape(pictures, count * size, across * size, dim)[:, :height, :grid]
             rows += from_answers(answer)
@@ -222,19 +224,44 @@ class Attention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, self.head_dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, self.head_dim))
 
-    def positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """What the place of a key adds to its score for queries [..., side, side, d].
+    def tables(self, side: int) -> tuple[Tensor, Tensor]:
+        """The h and the w of each query's row or column and each key's, both [side, side, d]."""
+        places = torch.arange(side, device=self.rel_pos_h.device)
+        distances = places[:, None] - places + side - 1
+        return self.rel_pos_h[distances], self.rel_pos_w[distances]
+
+    def positions(self, q: Tensor, by_row: Tensor, by_column: Tensor) -> tuple[Tensor, Tensor]:
+        """What the place of a key adds to its score for queries [..., side, side, d], from the two `tables`.
 
         Returns:
             [..., side, side, side], by the row of the key; the same by its column.
         """
-        places = torch.arange(q.shape[-2], device=q.device)
-        distances = places[:, None] - places + q.shape[-2] - 1
-        vertical = torch.einsum("...yxd,ykd->...yxk", q, self.rel_pos_h[distances])
-        return vertical, torch.einsum("...yxd,xkd->...yxk", q, self.rel_pos_w[distances])
+        vertical = torch.einsum("...yxd,ykd->...yxk", q, by_row)
+        return vertical, torch.einsum("...yxd,xkd->...yxk", q, by_column)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-        """The answers to some rows of queries.
+    def for_windows(self, most: int, side: int, like: Tensor) -> Callable[..., Tensor]:
+        """`attend_fused` for up to so many windows a time, in the way that is fastest where the tensor `like` is."""
+        if like.device.type != "cpu":
+            return self.attend_fused
+        # Memory that was there before is faster than fresh one.
+        return partial(self.attend, like.new_empty(2, most, self.num_heads, side**2, side**2))
+
+    def attend(self, room: Tensor, q: Tensor, k: Tensor, v: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+        """`attend_fused` of n windows, one step after the other.
+
+        Args:
+            room: [2, n or more, heads, side * side, side * side], to write to.
+        """
+        scores, weights = room[:, : len(q)]
+        queries = q.flatten(2, 3) * self.head_dim**-0.5
+        torch.bmm(queries.flatten(0, 1), k.flatten(0, 1).mT, out=scores.flatten(0, 1))
+        _add_positions(scores, vertical, horizontal)
+        torch.softmax(scores, -1, out=weights)
+        return (weights @ v).view_as(q)
+
+    def attend_fused(self, q: Tensor, k: Tensor, v: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+        """The answers to some rows of queries in one step, which is how a GPU is fastest; some are without ever holding
+        the scores.
 
         Args:
             q: [n, heads, r, side, d], the queries of n windows or pictures, of all rows or a few.
@@ -245,12 +272,6 @@ class Attention(nn.Module):
         Returns:
             [n, heads, r, side, d].
         """
-        scores = (q.flatten(2, 3) * self.head_dim**-0.5) @ k.mT
-        _add_positions(scores, vertical, horizontal)
-        return (torch.softmax(scores, -1) @ v).view_as(q)
-
-    def attend_fused(self, q: Tensor, k: Tensor, v: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-        """`attend` in one step, which is how a GPU is fastest; some are without ever holding the scores."""
         bias = (vertical[..., None] + horizontal[..., None, :]).flatten(4).flatten(2, 3)
         return F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias).view_as(q)
 
@@ -262,7 +283,7 @@ class Attention(nn.Module):
             k: [n, heads, g * g, d].
             v: [n, heads, g * g, d].
         """
-        vertical, horizontal = self.positions(q)
+        vertical, horizontal = self.positions(q, *self.tables(q.shape[-2]))
         for rows in _row_slices(q.shape[2], _QUERIES):
             part = q[:, :, rows]
             part.copy_(self.attend_fused(part, k, v, vertical[:, :, rows], horizontal[:, :, rows]))
@@ -270,9 +291,10 @@ class Attention(nn.Module):
     def attend_by_head(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         """What `attend_by_rows` does, on a processor: its cache holds some rows of one head."""
         grid = q.shape[2]
+        tables = self.tables(grid)
         probabilities = q.new_empty(max(_QUERIES, grid), grid * grid)
         for queries, keys, values in zip(chain(*q), chain(*k), chain(*v)):
-            vertical, horizontal = self.positions(queries)
+            vertical, horizontal = self.positions(queries, *tables)
             by_keys, by_values = Factor(keys, rows=_QUERIES), Factor(values.t().contiguous(), rows=_QUERIES)
             for rows in _row_slices(grid, _QUERIES):
                 part = queries[rows]

@@ -224,6 +224,7 @@ class Sam(nn.Module):
 
         super().__init__()
         self.config = config
+        self._known_positions: tuple[Tensor, Tensor] | None = None
         grid = config.image_size // config.patch_size
         self.image_encoder = ImageEncoder(
             image_size=config.image_size,
@@ -322,7 +323,6 @@ class Sam(nn.Module):
             if any(form):
                 alike[form].append((index, points, labels))
         features = embedding.features.to(device)
-        image_positions = self.prompt_encoder.get_dense_pe()
         for (_, has_box, has_mask), members in alike.items():
             indices = [index for index, _, _ in members]
             points = labels = boxes = masks = None
@@ -336,12 +336,21 @@ class Sam(nn.Module):
                 masks = torch.cat([_hint_logits(prompts[index], frame, device) for index in indices])
             sparse, dense = self.prompt_encoder((points, labels) if points is not None else None, boxes, masks)
             logits[indices], predicted_iou[indices] = decode_masks(
-                self.mask_decoder, features, image_positions, sparse, dense, targets_per_step
+                self.mask_decoder, features, self._positions(), sparse, dense, targets_per_step
             )
         best = predicted_iou.argmax(dim=1)
         overruled = [-1 if prompt.candidate is None else prompt.candidate for prompt in prompts]
         choice = torch.tensor(overruled, dtype=torch.int64, device=device)
         return Guidance(prompts, logits, predicted_iou, torch.where(choice < 0, best, choice), frame)
+
+    def _positions(self) -> Tensor:
+        """The encoding of each place, float32 [g * g, 256]: made once for these weights, not for every prompt."""
+        origin = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        known = self._known_positions
+        if known is None or known[0].device != origin.device or not torch.equal(known[0], origin):
+            positions = self.prompt_encoder.get_dense_pe()[0].flatten(1).t().contiguous()
+            known = self._known_positions = (origin.clone(), positions)
+        return known[1]
 
 
 def _resized(prompt: Prompt, frame: Frame, smaller: Frame) -> Prompt:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from benchmarks import click, matte, run, timing
-from benchmarks.networks import CONFIGS, StockPath, person_finder, trained_m2m
-from mam_model.frame import Frame
+from benchmarks.networks import CONFIGS, person_finder
 from mam_model.matting import MattingAnything
 from mam_model.prompt import Prompt
 from tests.references import chain
@@ -44,9 +43,7 @@ def test_what_could_not_be_measured_is_left_out_of_the_table():
 
 
 def test_both_ways_of_the_benchmark_give_one_matte():
-    scene = matte.Scene(Frame(256, 192), trained_m2m().fold(), StockPath(None, trained_m2m()), CPU)
-    guidance = scene.guidance(matte.blob(0.5, 0.5, 0.2, 0.2))
-    ours, whole, published = (way() for way in scene.ways(guidance))
+    ours, whole, published = (way() for way in matte.ways_of_subject("small", (256, 192), 1, torch.float32, CPU))
     assert ours.any() and not ours.all()
     for other in (whole, published):
         assert int(((ours - other).abs() > 2e-5).sum()) <= 1

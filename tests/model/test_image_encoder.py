@@ -186,9 +186,10 @@ def test_fused_attention_answers_what_scores_at_hand_answer(form):
     shape = (3, 2, config.num_heads, side, side, attention.head_dim)
     q, k, v = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
+        positions = attention.positions(q, *attention.tables(side))
         scored, fused = (
-            attend(q, k.flatten(2, 3), v.flatten(2, 3), *attention.positions(q))
-            for attend in (attention.attend, attention.attend_fused)
+            attend(q, k.flatten(2, 3), v.flatten(2, 3), *positions)
+            for attend in (attention.for_windows(4, side, q), attention.attend_fused)
         )
     assert scored.std() > 0.05
     assert (scored - fused).abs().max() < 1e-5
@@ -224,8 +225,8 @@ def test_pictures_that_go_through_together_as_on_a_gpu_are_encoded_as_if_alone(f
     images = squares(config, 3)
     with torch.inference_mode():
         alone = network(images)
-        for usual, on_a_gpu in (("attend", "attend_fused"), ("attend_by_head", "attend_by_rows")):
-            monkeypatch.setattr(Attention, usual, getattr(Attention, on_a_gpu))
+        monkeypatch.setattr(Attention, "for_windows", lambda attention, *_: attention.attend_fused)
+        monkeypatch.setattr(Attention, "attend_by_head", Attention.attend_by_rows)
         together = network._encode(images, None)
     assert (together - alone).abs().max() < 1e-5
     assert (together[0] - together[2]).abs().max() > 0.1

@@ -264,7 +264,8 @@ def test_the_published_alphas_come_out(golden, kind):
     """In float64 within the released run's own rounding; in float32 no further from float64 than a small multiple.
 
     Measured at the worst pixel of os1: released run 2.3e-5 from float64, trained form 2e-5, folded form 4e-5; root
-    mean square 1.5e-6, 1.5e-6 and 2.9e-6.
+    mean square 1.5e-6, 1.5e-6 and 2.9e-6. SAM's logits are rounded differently on another processor, with which the
+    first of these was 2.2e-6.
     """
     stored, steps, sam, m2m, embedding = golden
     guidance = sam.decode(embedding, [golden_prompt(stored, kind)])
@@ -275,7 +276,7 @@ def test_the_published_alphas_come_out(golden, kind):
         published = stored[f"{kind}.alpha_{scale}"]
         rounding = spread(thinned(truth, steps["alphas"]), published)
         assert furthest(thinned(truth, steps["alphas"]), published) < 3e-5
-        assert rounding < 2e-6
+        assert rounding < 3e-6
         assert furthest(thinned(theirs, steps["alphas"]), published) < 5e-5
         assert spread(theirs, truth) < 2 * rounding
         assert spread(ours, truth) < 3 * rounding

@@ -24,8 +24,8 @@ def pytorch(request, monkeypatch):
         products._keeps_order.cache_clear()
 
 
-# 7 x 40 rows are fewer and 600 are more than the factor was told of.
-@pytest.mark.parametrize("shape", [(7, 40, 96), (600, 96), (1, 96)])
+# The factor was told of 512 rows; the others are fewer and more.
+@pytest.mark.parametrize("shape", [(8, 64, 96), (512, 96), (7, 40, 96), (600, 96), (1, 96)])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_a_factor_multiplies_as_a_linear_layer_does(shape, has_bias, dtype, pytorch):
@@ -40,6 +40,19 @@ def test_a_factor_multiplies_as_a_linear_layer_does(shape, has_bias, dtype, pyto
     tolerance = {torch.float32: 2e-5, torch.bfloat16: 0.25, torch.float64: 1e-12}[dtype]
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
     torch.testing.assert_close(at_once, expected, rtol=0, atol=tolerance)
+
+
+def test_an_order_is_used_for_the_number_of_rows_alone_that_it_was_made_for(monkeypatch):
+    """For another number it can be five times as slow as none."""
+    if not (products._convolves(torch.zeros(1)) and products._keeps_order()):
+        pytest.skip("this PyTorch cannot keep oneDNN's order")
+    asked = []
+    monkeypatch.setattr(products, "_convolved", lambda picture, *_: asked.append(picture.shape[2]) or picture)
+    factor = Factor(torch.randn(96, 96), rows=64)
+    with torch.inference_mode():
+        for rows in (64, 63, 65, 64):
+            factor(torch.randn(rows, 96))
+    assert asked == [64, 64]
 
 
 def test_rows_of_a_view_are_multiplied_without_their_neighbours():

@@ -127,8 +127,9 @@ def test_how_many_targets_are_decoded_together_does_not_matter(sam, embedding, t
     assert torch.allclose(together.predicted_iou, in_turn.predicted_iou, atol=1e-5, rtol=0)
 
 
-def test_decoding_takes_no_more_memory_than_is_declared():
-    """The decoder and the square have their published sizes."""
+def test_decoding_takes_no_more_memory_than_is_declared(monkeypatch):
+    """The decoder and the square have their published sizes, and all places are worked on at once, as on a GPU."""
+    monkeypatch.setattr("mam_model.mask_decoder._CPU_PLACES", 64 * 64)
     config = SamConfig(depth=1, embed_dim=32, num_heads=2, global_attention=(0,))
     sam = Sam(config).eval()
     picture = Embedding(torch.randn(1, 256, 64, 64), torch.zeros(768, 1024, 3, dtype=torch.uint8), Frame(768, 1024))
