@@ -55,8 +55,7 @@ def _decode_one(
 ) -> tuple[Tensor, Tensor]:
     """Logits [3, 4 g, 4 g] and predicted IoU [3] from features and hint [256, g * g] and tokens [n, 256]."""
     tokens = prompt = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, sparse])
-    # A copy in any case, because the layers replace it.
-    places = (features + hint).t().clone(memory_format=torch.contiguous_format)
+    places = (features + hint).t().contiguous()
     for layer in decoder.transformer.layers:
         tokens = _two_way_block(layer, tokens, places, prompt, positions)
     attention = decoder.transformer.final_attn_token_to_image
@@ -103,9 +102,8 @@ def _tokens_to_places(attention: nn.Module, q: Tensor, places: Tensor, positions
     queries = queries @ _rows_by_head(attention.k_proj.weight, heads) / math.sqrt(queries.shape[-1])
     queries = queries.flatten(0, 1)
     scores = torch.cat([queries @ (places[rows] + positions[rows]).t() for rows in _pieces(places)], dim=1)
-    seen = (torch.softmax(scores, dim=-1) @ places).view(heads, len(q), -1) @ _rows_by_head(
-        attention.v_proj.weight, heads
-    ).transpose(1, 2)
+    values = _rows_by_head(attention.v_proj.weight, heads).transpose(1, 2)
+    seen = (torch.softmax(scores, dim=-1) @ places).view(heads, len(q), -1) @ values
     return attention.out_proj(seen.transpose(0, 1).flatten(1) + attention.v_proj.bias)
 
 

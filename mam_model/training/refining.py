@@ -37,6 +37,7 @@ _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 # How far masks are moved, in pixels of the picture; pieces are cut with as much around them.
 MOVED_PX = 8
 _MARGIN_PX = 24
+_LARGEST_VARIANCE = 1024.0
 # A mean error of a mask beside which it is of no use to ask whether the network's is larger.
 _NEGLIGIBLE = 1e-3
 
@@ -632,6 +633,23 @@ def _lineage(file: Path) -> dict[str, str]:
         return {**(opened.metadata() or {}), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
+def _scaled_down(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same network with no variance larger than float16 can hold, which ends at 65,504.
+
+    Of a convolution before a normalisation the scale does not matter, so that it can grow. It is divided by a power of
+    2, and with it mean and variance of its answers, which changes nothing but the share of the normalisation's epsilon.
+    """
+    scaled = dict(state)
+    for name, variance in state.items():
+        block, end, _ = name.rpartition("norm.running_var")
+        if end and (largest := float(variance.max())) > _LARGEST_VARIANCE:
+            factor = 2.0 ** -math.ceil(math.log2(largest / _LARGEST_VARIANCE) / 2)
+            scaled[name] = variance * factor**2
+            for part in ("conv.weight", "norm.running_mean"):
+                scaled[block + part] = state[block + part] * factor
+    return scaled
+
+
 def _write_weights(
     output: Path,
     averaged: dict[str, Tensor],
@@ -643,7 +661,9 @@ def _write_weights(
     from safetensors.torch import save
 
     weights = {
-        name: value.half().contiguous() for name, value in averaged.items() if not name.endswith("num_batches_tracked")
+        name: value.half().contiguous()
+        for name, value in _scaled_down(averaged).items()
+        if not name.endswith("num_batches_tracked")
     }
     listed = json.dumps({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in pictures})
     metadata = {

@@ -305,6 +305,26 @@ def test_a_run_begins_with_the_weights_of_an_earlier_one_and_names_it(rendered, 
         assert before == {**file.metadata(), "sha256": hashlib.sha256(SHIPPED_WEIGHTS.read_bytes()).hexdigest()}
 
 
+def test_variances_that_float16_cannot_hold_are_written_all_the_same(tmp_path):
+    """A convolution before a normalisation may have grown to any scale."""
+    torch.manual_seed(0)
+    network = MaskRefiner()
+    network.load_state_dict(read_weights(), strict=False)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    for block in ("down2.0", "up8.first", "detail"):
+        state[f"{block}.conv.weight"] *= 1000
+        state[f"{block}.norm.running_mean"] *= 1000
+        state[f"{block}.norm.running_var"] *= 1e6
+    assert state["up8.first.norm.running_var"].max() > 65504
+    recipe_of._write_weights(tmp_path / "large.safetensors", state, recipe_of.Recipe(), 1, (), None)
+    picture, mask = torch.rand(1, 3, 64, 64), (torch.rand(1, 1, 64, 64) > 0.5).float()
+    with torch.inference_mode():
+        expected, found = network.fold()(picture, mask), load_refiner(tmp_path / "large.safetensors")(picture, mask)
+    assert expected.os1.std() > 0.1
+    for scale in ("os8", "os4", "os1"):
+        assert (getattr(found, scale) - getattr(expected, scale)).abs().mean() < 2e-3
+
+
 def test_weights_to_begin_with_that_are_missing_are_named(rendered, tmp_path):
     nothing = tmp_path / "nothing.safetensors"
     with pytest.raises(CheckpointError, match="there is no .*nothing.safetensors"):
