@@ -313,8 +313,9 @@ class Linear(nn.Linear):
 
 
 def _tokens_at_once(x: Tensor) -> int:
-    """Of each picture."""
-    return _CPU_TOKENS if x.device.type == "cpu" else _GPU_TOKENS
+    """Of each picture [B, g, g, C], in whole rows."""
+    most, grid = _CPU_TOKENS if x.device.type == "cpu" else _GPU_TOKENS, x.shape[2]
+    return max(1, most // grid) * grid
 
 
 def _row_slices(grid: int, tokens: int) -> Iterator[slice]:
