@@ -177,6 +177,12 @@ class Bench:
         self.page.keyboard.press(key)
         self.settle()
 
+    def arrows(self, shift: bool = False, **presses: int):
+        for direction, count in presses.items():
+            for _ in range(count):
+                self.page.keyboard.press(f"{'Shift+' if shift else ''}Arrow{direction}")
+        self.settle()
+
     def leave(self):
         """Takes the focus to the empty graph."""
         self.page.mouse.click(1300, 700)
@@ -334,6 +340,59 @@ class TestDrawing:
         strokes = bench.prompt()["strokes"]
         assert [stroke["kind"] for stroke in strokes] == ["foreground", "background", "unknown", "eraser"]
         assert near(strokes[0]["path"][:2], (150, 190)) and near(strokes[0]["path"][-2:], (250, 190))
+
+    def test_a_box_is_drawn_by_keys_and_the_mask_follows_the_corner(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.press("Escape")
+        bench.page.mouse.move(*bench.at(100, 80))
+        bench.press("b")
+        bench.arrows(Right=1, Left=1)
+        bench.press("Enter")
+        bench.arrows(Right=5)
+        with bench.page.expect_response("**/mam/live") as answered:
+            bench.arrows(Down=4, shift=True)
+        assert answered.value.ok and bench.questions("matte") == []
+        while_drawn = bench.prompt()["box"]
+        assert while_drawn["width"] > 10 and while_drawn["height"] > 100
+        bench.press("Enter")
+        bench.wait_ready()
+        assert bench.prompt()["box"] == while_drawn
+        assert near((while_drawn["x"], while_drawn["y"]), (100, 80), 3)
+        assert bench.questions("matte")[-1]["prompt"] == bench.prompt()
+        bench.press("Control+z")
+        assert bench.prompt()["box"] is None and len(bench.points()) == 1
+
+    def test_a_stroke_is_painted_by_keys_and_escape_gives_it_up(self, bench):
+        bench.click(10, 10)
+        bench.press("p")
+        bench.press("Escape")
+        bench.arrows(Right=1)
+        bench.press("Enter")
+        bench.arrows(Right=3, Down=2, shift=True)
+        bench.press("Enter")
+        (stroke,) = bench.prompt()["strokes"]
+        (x0, y0), (x1, y1) = stroke["path"][:2], stroke["path"][-2:]
+        assert x1 - x0 > 50 and y1 - y0 > 30
+        bench.arrows(Left=2)
+        bench.press("Enter")
+        bench.arrows(Left=3, shift=True)
+        assert len(bench.prompt()["strokes"]) == 2
+        bench.press("Escape")
+        assert bench.prompt()["strokes"] == [stroke]
+
+    def test_keys_reach_what_the_zoomed_picture_hides(self, bench):
+        bench.click(10, 10)
+        bench.press("Escape")
+        for _ in range(6):
+            bench.press("+")
+        bench.press("b")
+        bench.arrows(Right=1)
+        bench.press("Enter")
+        bench.arrows(Right=25, Down=25, shift=True)
+        bench.press("Enter")
+        box = bench.prompt()["box"]
+        assert near((box["x"] + box["width"], box["y"] + box["height"]), (WIDTH, HEIGHT), 0.5)
 
     def test_the_matte_appears_over_the_subject(self, bench):
         before = bench.pixels()
