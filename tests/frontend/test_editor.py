@@ -258,6 +258,8 @@ def place(tmp_path_factory, tiny_sam_file, tiny_m2m_file):
     (base / "input" / "sub").mkdir(parents=True)
     Image.fromarray(gradient(HEIGHT, WIDTH)).save(base / "input" / "a.png")
     Image.fromarray(255 - gradient(HEIGHT, WIDTH)).save(base / "input" / "sub" / "b.png")
+    # Larger than what editors out of sight may keep.
+    Image.new("1", (9000, 7600)).save(base / "input" / "large.png")
     for file, folder in ((tiny_sam_file, "sams"), (tiny_m2m_file, "mam")):
         (base / "models" / folder).mkdir(parents=True)
         shutil.copy(file, base / "models" / folder / file.name)
@@ -531,6 +533,40 @@ class TestLife:
         bench.page.mouse.move(1500, 900)
         assert np.abs(bench.pixels().astype(int) - before).mean() < 3
         assert len(bench.jobs()) == 1
+
+    def test_a_large_picture_out_of_sight_gives_its_memory_back_and_is_loaded_again(self, opened):
+        fetched = []
+        # The Load Image node shows the file too, as an image of the page.
+        opened.page.on("request", lambda asked: asked.resource_type == "fetch" and fetched.append(asked.url))
+        opened.set(Live=False)
+        try:
+            opened.build("large.png", models=None)
+            loaded = [url for url in fetched if "large.png" in url]
+            for x in (200, 300):
+                opened.page.mouse.click(opened.stage["x"] + x, opened.stage["y"] + 200)
+            opened.press("Escape")
+            opened.press("+")
+            opened.settle()
+            drawn, zoom = opened.value(), opened.page.locator(".mam-fit").first.inner_text()
+            canvas = opened.page.evaluate_handle("document.querySelector('.mam-stage canvas')")
+            opened.command("Comfy.NewBlankWorkflow")
+            opened.page.wait_for_function("(canvas) => canvas.width === 0", arg=canvas)
+            assert [url for url in fetched if "large.png" in url] == loaded
+            opened.command("Workspace.PreviousOpenedWorkflow")
+            opened.page.wait_for_function("(canvas) => canvas.isConnected && canvas.width > 0", arg=canvas)
+            opened.wait_for_picture()
+            opened.page.wait_for_function("document.querySelector('.mam-empty')?.offsetHeight === 0")
+            assert [url for url in fetched if "large.png" in url] == 2 * loaded
+            assert opened.value() == drawn and len(opened.points()) == 2
+            assert opened.page.locator(".mam-fit").first.inner_text() == zoom
+            opened.page.locator(".mam-editor").first.focus()
+            opened.press("Control+z")
+            assert len(opened.points()) == 1
+        finally:
+            # Out of sight again, so that nobody mattes it.
+            opened.command("Comfy.NewBlankWorkflow")
+            opened.page.wait_for_function(f"{_EDITORS}.length === 0")
+            opened.set(Live=True)
 
     def test_the_other_renderer_takes_over_what_is_drawn(self, bench):
         bench.click(200, 190)

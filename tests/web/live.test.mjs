@@ -451,3 +451,25 @@ test("a server that does not answer is an error with a sentence", async () => {
 function json(content, status) {
   return new Response(JSON.stringify(content), { status });
 }
+
+test("mattes that were given up out of sight are asked for again when the editor is shown", async () => {
+  const scene = await Scene.ready();
+  assert.ok(scene.live.pixelBytes > 0);
+  const before = scene.asked.length;
+  scene.live.setAsleep(true);
+  scene.live.dropPixels();
+  assert.equal(scene.live.pixelBytes, 0);
+  scene.live.setAsleep(false);
+  await scene.answers();
+  await scene.answers();
+  assert.deepEqual(scene.log.slice(before), ["mask 10", "matte 10"]);
+  assert.equal(scene.mattes[0].stage, "matte");
+});
+
+test("a picture that the server has forgotten in the meantime is brought by a job", async () => {
+  const scene = await Scene.ready();
+  scene.live.forgetSession();
+  assert.equal(scene.last.kind, "run");
+  await scene.answers();
+  assert.equal(scene.pictures.length, 2);
+});

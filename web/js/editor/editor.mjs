@@ -32,6 +32,7 @@ import {
 import { putStyle } from "./editor.css.mjs";
 import { fit, keepInSight, ontoPicture, pan, recentre, toCanvas, toPicture, zoom } from "./geometry.mjs";
 import { History } from "./history.mjs";
+import { decodedBytes } from "./memory.mjs";
 import { BACKDROPS, matteFromGrey, Picture, PromptPainter, ScenePainter, sizeOf } from "./paint.mjs";
 import { element, Panel, shownColor } from "./panel.mjs";
 import { t } from "./texts.mjs";
@@ -436,6 +437,25 @@ export class PromptEditor {
 
   redraw() {
     this.#requestFrame({ scene: true, panel: true });
+  }
+
+  /** What its decoded pictures and canvases take in memory. */
+  get pixelBytes() {
+    // Each matte has a copy in its target's colour.
+    const mattes = [...this.#mattes.values()].flatMap(({ alpha }) => [alpha, alpha]);
+    return decodedBytes([...(this.#picture?.images ?? []), ...mattes, this.sceneCanvas, this.promptCanvas]);
+  }
+
+  /** Gives up the picture, the mattes and what is painted, until a picture is set again. The view stays as it is. */
+  dropPixels() {
+    this.#abandonGesture();
+    this.#shown = { ...this.#shown, image: null };
+    this.#picture = null;
+    this.#mattes.clear();
+    this.#scenePainter = new ScenePainter();
+    for (const canvas of [this.sceneCanvas, this.promptCanvas]) {
+      canvas.width = canvas.height = 0;
+    }
   }
 
   dispose() {

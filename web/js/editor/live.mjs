@@ -10,6 +10,7 @@
  */
 
 import { isEmpty, promptOf } from "./drawing.mjs";
+import { decodedBytes } from "./memory.mjs";
 import { t } from "./texts.mjs";
 
 /** @typedef {import("./drawing.mjs").Drawing} Drawing */
@@ -237,6 +238,24 @@ export class LiveClient {
     this.touched = false;
     this.error = null;
     this.show();
+    this.proceed();
+  }
+
+  /** What its decoded mattes take in memory. */
+  get pixelBytes() {
+    return decodedBytes([...this.mattes.values()].map(({ region: [, , width, height] }) => ({ width, height })));
+  }
+
+  /** Gives up the mattes; those that are wanted again are asked for again. */
+  dropPixels() {
+    this.mattes.clear();
+    this.shown = [];
+  }
+
+  /** The server turned out not to have the picture any more. */
+  forgetSession() {
+    this.sessions.delete(this.frame);
+    this.wantsPicture = true;
     this.proceed();
   }
 

@@ -9,6 +9,7 @@
 import { PromptEditor } from "./editor.mjs";
 import { LiveJobs, asItRan, editorIn, fleetingInputs, signatureOf, withLiveNode } from "./job.mjs";
 import { LiveClient, LiveError, askWorker } from "./live.mjs";
+import { beyondMemory } from "./memory.mjs";
 import { executionIds, fleetingValue, loadBitmap, loadPicture, originOf, pictureFile, viewRoute } from "./source.mjs";
 import { t } from "./texts.mjs";
 
@@ -38,8 +39,8 @@ export const LEAST_SIZE = Object.freeze({ width: 420, height: 640 });
 const LEAST_WIDGET_HEIGHT_PX = 380;
 /** Nothing tells a node that a widget before it was changed, so it looks. */
 const LOOKING_MS = 400;
-/** Editors of deleted nodes and of other workflows that are kept for an undo or a return. */
-const KEPT_EDITORS = 12;
+/** Editors of deleted nodes and of other workflows that are kept for an undo or a return; memory.mjs bounds their size. */
+const KEPT_EDITORS = 48;
 
 /** All editors of the page, and what they share. */
 export class Editors {
@@ -132,7 +133,7 @@ export class Editors {
     node.onRemoved = function (/** @type {any[]} */ ...args) {
       text = ours()?.text ?? text;
       ours()?.park();
-      editors.dropOldest();
+      editors.makeRoom();
       return onRemoved?.apply(this, args);
     };
     node.onConnectionsChange = function (/** @type {any[]} */ ...args) {
@@ -211,18 +212,21 @@ export class Editors {
     return { former: former && keep(former), fresh: () => keep(new EditorHost(this, root)) };
   }
 
-  /** Disposes of the editors that nobody came back for. */
-  dropOldest() {
+  /** Disposes of the editors that nobody came back for, and has those out of sight give up what takes too much room. */
+  makeRoom() {
     const absent = [...this.hosts].filter(([, host]) => !host.isPresent());
     for (const [key, host] of absent.slice(0, Math.max(0, absent.length - KEPT_EDITORS))) {
       this.hosts.delete(key);
       host.dispose();
     }
+    const outOfSight = [...this.hosts.values()].filter((host) => !host.isShown());
+    beyondMemory(outOfSight).forEach((host) => host.dropPixels());
   }
 
   look() {
     if (!document.hidden) {
       this.present.forEach((host) => void host.look());
+      this.makeRoom();
     }
   }
 
@@ -296,6 +300,9 @@ export class EditorHost {
     /** @type {{ image: CanvasImageSource | null, width: number, height: number }} */
     this.picture = { image: null, width: 0, height: 0 };
     this.frames = 1;
+    /** Whether the picture was given up, and has to be loaded when the editor is shown again. */
+    this.isEmptied = false;
+    this.seenAt = 0;
     this.fleetingValue = (/** @type {string} */ id, /** @type {string} */ name) =>
       fleetingValue(app.rootGraph, id, name);
     /** @type {readonly import("./job.mjs").Fleeting[]} of the run that made the picture */
@@ -363,6 +370,23 @@ export class EditorHost {
     return Boolean(isOpen && graph.getNodeById(this.node.id) === this.node);
   }
 
+  /** Whether its node is in the graph that is open: the workflow itself or one of its subgraphs. */
+  isShown() {
+    return this.isPresent() && this.root.isConnected;
+  }
+
+  get pixelBytes() {
+    return this.editor.pixelBytes + this.live.pixelBytes;
+  }
+
+  dropPixels() {
+    this.isEmptied = true;
+    this.editor.dropPixels();
+    this.live.dropPixels();
+    this.closePicture();
+    this.picture = { ...this.picture, image: null };
+  }
+
   /** @param {any} node @param {any} widget */
   mount(node, widget) {
     this.node = node;
@@ -386,6 +410,7 @@ export class EditorHost {
   dispose() {
     this.live.dispose();
     this.editor.dispose();
+    this.closePicture();
   }
 
   /** @param {string} text a value that the user did not draw: loaded, pasted, undone */
@@ -433,22 +458,30 @@ export class EditorHost {
     const origin = originOf(this.app.rootGraph, this.node, "image");
     const file = pictureFile(origin);
     const route = file ? viewRoute(file) : origin ? "session" : "";
-    if (route === this.route) {
+    const before = this.route;
+    const isShown = this.isShown();
+    if (isShown) {
+      this.seenAt = performance.now();
+    }
+    if (route === before && !(this.isEmptied && isShown)) {
       return;
     }
-    const before = this.route;
+    const isSame = route === before;
+    this.isEmptied = false;
     this.route = route;
-    if (before !== "") {
+    if (!isSame && before !== "") {
       this.live.reset();
     }
     if (file) {
       await this.showFile(file, route);
     } else {
       this.hint = t(origin ? "sourceRun" : "sourceConnect");
-      this.show({ image: null, width: 0, height: 0 }, 0, 1);
+      if (!isSame) {
+        this.show({ image: null, width: 0, height: 0 }, 0, 1);
+      }
       const answer = origin && this.live.session;
-      if (answer) {
-        await this.showSession(answer);
+      if (answer && !(await this.showSession(answer)) && isSame) {
+        this.live.forgetSession();
       }
     }
     this.live.proceed();
@@ -470,13 +503,13 @@ export class EditorHost {
     }
   }
 
-  /** @param {Answer} answer */
+  /** @param {Answer} answer @returns {Promise<boolean>} whether the server still had its picture */
   async showSession({ session, width, height, frame, frames }) {
     const { picture } = this;
     const isShown = this.route !== "session" && picture.image && frames === 1;
     if (isShown && picture.width === width && picture.height === height) {
       // The file itself is sharper than the picture of the session.
-      return;
+      return true;
     }
     try {
       const image = await loadBitmap(this.fetchApi, `/mam/live/picture?session=${session}`);
@@ -484,9 +517,11 @@ export class EditorHost {
         this.hint = "";
         this.show({ image, width, height }, frame, frames);
       }
+      return true;
     } catch {
       // Forgotten already; the next live job brings another one. The size is known all the same.
       this.show({ ...picture, width, height }, frame, frames);
+      return false;
     }
   }
 
@@ -496,11 +531,17 @@ export class EditorHost {
    * @param {number} frames
    */
   show(picture, frame, frames) {
-    const { image } = this.picture;
+    if (picture.image !== this.picture.image) {
+      this.closePicture();
+    }
     this.picture = picture;
     this.frames = frames;
     this.editor.setPicture({ ...picture, frame, frames });
-    if (image instanceof ImageBitmap && image !== picture.image) {
+  }
+
+  closePicture() {
+    const { image } = this.picture;
+    if (image instanceof ImageBitmap) {
       image.close();
     }
   }
