@@ -3,6 +3,7 @@ import { test } from "node:test";
 
 import { addPoint, addTarget, deletePoint, emptyDrawing, hideTarget, serialise } from "../../web/js/editor/drawing.mjs";
 import { LiveClient, LiveError, askWorker } from "../../web/js/editor/live.mjs";
+import { useLocale } from "../../web/js/editor/texts.mjs";
 
 const SIZE = { width: 640, height: 480 };
 
@@ -30,6 +31,7 @@ class Scene {
     this.signatureNow = "graph 1";
     this.answer = answerOf();
     this.busy = false;
+    this.otherPicture = null;
     this.clock = 0;
     this.asked = [];
     this.mattes = [];
@@ -46,7 +48,10 @@ class Scene {
         later: (callback, ms) => this.timers.push({ callback, ms }),
       },
       {
-        drawn: () => ({ drawing: this.drawing, text: serialise(this.drawing) }),
+        drawn: () => {
+          const { drawing, otherPicture } = this;
+          return { drawing, text: serialise(drawing), otherPicture };
+        },
         onMatte: (target, matte) => (this.mattes[target] = matte),
         onPicture: (answer) => this.pictures.push(answer),
         onStatus: (status) => this.statuses.push(status),
@@ -439,6 +444,33 @@ for (const [why, response, state, says] of [
     await assert.rejects(asking, (error) => error.state === state && says.test(error.message));
   });
 }
+
+test("a refusal with a code is said in the user's language, one without or of a newer server in its own words", async () => {
+  useLocale({ de: { mattingAnything: { previewMatteFailed: "Fehlgeschlagen: {reason}" } } }, "de");
+  const refusal = { error: "The live matte failed: no room", state: "failed", values: { reason: "no room" } };
+  for (const [code, says] of [
+    ["failed", "Fehlgeschlagen: no room"],
+    ["unheard_of", "The live matte failed: no room"],
+    ["", "The live matte failed: no room"],
+  ]) {
+    const response = json({ ...refusal, code }, 500);
+    const asking = askWorker(async () => response, async () => null, {}, new AbortController().signal);
+    await assert.rejects(asking, { state: "failed", message: says });
+  }
+  useLocale({}, "en");
+});
+
+test("nothing is asked for a drawing of another picture, which is said, until it is stretched", async () => {
+  const scene = await Scene.ready();
+  scene.otherPicture = { width: 640, height: 480, newWidth: 480, newHeight: 640 };
+  await scene.draw(drawn([11, 20]));
+  assert.deepEqual(scene.log, []);
+  assert.equal(scene.status.state, "idle");
+  assert.match(scene.status.text, /640 x 480.*480 x 640/);
+  scene.otherPicture = null;
+  await scene.draw(drawn([12, 20]));
+  assert.deepEqual(scene.log, ["mask 12"]);
+});
 
 test("a server that does not answer is an error with a sentence", async () => {
   const fetchApi = async () => {

@@ -481,10 +481,16 @@ export class PromptEditor {
     return this.#shown.width > 0 && this.#shown.height > 0;
   }
 
-  /** Whether the drawing belongs to a picture of another shape. */
-  get #otherPicture() {
+  /**
+   * When the drawing belongs to a picture of another shape: its size and that of the picture shown.
+   *
+   * @returns {{ width: number, height: number, newWidth: number, newHeight: number } | null}
+   */
+  get otherPicture() {
     const { drawing } = this;
-    return drawing.targets.length > 0 && this.#sizeKnown && !fits(drawing, this.#shown.width, this.#shown.height);
+    const { width: newWidth, height: newHeight } = this.#shown;
+    const isOther = drawing.targets.length > 0 && this.#sizeKnown && !fits(drawing, newWidth, newHeight);
+    return isOther ? { width: drawing.width, height: drawing.height, newWidth, newHeight } : null;
   }
 
   /** @returns {Drawing} in pixels of the picture shown */
@@ -617,7 +623,7 @@ export class PromptEditor {
       {
         picture: this.#picture,
         view: this.#view,
-        mattes: this.#otherPicture ? [] : mattes,
+        mattes: this.otherPicture ? [] : mattes,
         backdrop: this.#settings.backdrop,
         opacity: this.#settings.overlayOpacity,
         stale: this.#frame !== this.#shown.frame,
@@ -627,7 +633,7 @@ export class PromptEditor {
 
   #paintPrompts() {
     const drawing = this.#drawingShown;
-    const drawable = this.#picture !== null && this.#sizeKnown && !this.#otherPicture;
+    const drawable = this.#picture !== null && this.#sizeKnown && !this.otherPicture;
     const prompts = drawing.targets.flatMap((target, index) => {
       const prompt = promptOf(target, index === this.#active ? this.#scope : this.#frame);
       const color = shownColor(target, index, this.#settings.overlayColor);
@@ -660,7 +666,6 @@ export class PromptEditor {
     const focused = this.#hasFocus ? document.activeElement : null;
     const { drawing } = this;
     const active = drawing.targets[this.#active];
-    const other = this.#otherPicture;
     const alone = this.#scope !== ALL_FRAMES;
     const error = this.#status.state === "error";
     const unreadable = this.#unreadable.get(drawing)?.why;
@@ -694,14 +699,7 @@ export class PromptEditor {
       hasPicture: this.#picture !== null,
       sizeKnown: this.#sizeKnown,
       untouched: drawing.targets.every((target) => Object.values(target.prompts).every(isEmpty)),
-      otherPicture: other
-        ? {
-            width: drawing.width,
-            height: drawing.height,
-            newWidth: this.#shown.width,
-            newHeight: this.#shown.height,
-          }
-        : null,
+      otherPicture: this.otherPicture,
       status,
       zoomPercent: Math.round(this.#view.scale * 100),
     });
@@ -759,7 +757,7 @@ export class PromptEditor {
   #edit(edit) {
     this.#abandonGesture();
     // On a picture of another shape the drawing is not scaled before the user says so.
-    const before = this.#otherPicture ? this.drawing : this.#drawingShown;
+    const before = this.otherPicture ? this.drawing : this.#drawingShown;
     try {
       const after = edit(before);
       if (after === before) {
@@ -883,7 +881,7 @@ export class PromptEditor {
       this.#say(t("sizeUnknown"));
       return false;
     }
-    if (this.#otherPicture) {
+    if (this.otherPicture) {
       return false;
     }
     if (this.drawing.targets[this.#active]?.hidden) {
@@ -958,7 +956,7 @@ export class PromptEditor {
   }
 
   #clear() {
-    if (this.#otherPicture) {
+    if (this.otherPicture) {
       this.#clearAll();
       return;
     }
@@ -980,7 +978,7 @@ export class PromptEditor {
   }
 
   #newTarget() {
-    if (this.#otherPicture) {
+    if (this.otherPicture) {
       return;
     }
     const added = this.#edit((drawing) => addTarget(drawing));

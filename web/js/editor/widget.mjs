@@ -320,7 +320,7 @@ export class EditorHost {
         later: (callback, ms) => void setTimeout(callback, ms),
       },
       {
-        drawn: () => ({ drawing: this.editor.drawing, text: this.editor.text }),
+        drawn: () => this.editor,
         onMatte: (target, matte) => this.editor.setMatte(target, matte),
         onPicture: (answer) => void this.showSession(answer),
         onStatus: (status) => this.say(status),
