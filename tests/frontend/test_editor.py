@@ -763,6 +763,94 @@ class TestRunning:
         finally:
             bench.set(LiveEngine="automatic")
 
+    @pytest.mark.parametrize("way", ["worker", "queue"])
+    def test_a_camera_that_gives_another_file_at_every_reading_is_read_anew_by_a_run_or_a_change_alone(
+        self, bench, way
+    ):
+        bench.page.evaluate(
+            f"""() => {{
+              const editor = {_EDITORS}[0], camera = LiteGraph.createNode("ImageAddNoise");
+              app.rootGraph.add(camera);
+              window.pictures = 0;
+              const [seed] = camera.widgets;
+              seed.linkedWidgets = undefined;
+              seed.serializeValue = async () => (window.pictures += 1);
+              {_LOADER}.connect(0, camera, 0); camera.connect(0, editor, editor.findInputSlot("image"));
+            }}"""
+        )
+        camera = "app.rootGraph.nodes.find((node) => node.type === 'ImageAddNoise')"
+        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_run()
+        bench.page.wait_for_function("window.askedWhatRan")
+        bench.wait_for_picture()
+        bench.set(LiveEngine=way)
+        try:
+            for x in (200, 100, 300):
+                bench.click(x, 190)
+                bench.wait_ready()
+            read = [job["prompt"]["5"]["inputs"]["seed"] for job in bench.jobs()]
+            assert len(set(read)) == 1 and len(read) == (2 if way == "worker" else 4)
+            bench.page.evaluate(f"() => {{ {camera}.widgets.find(({{ name }}) => name === 'strength').value = 0.25; }}")
+            bench.click(400, 190)
+            bench.wait_ready()
+            last = bench.jobs()[-1]["prompt"]["5"]["inputs"]
+            assert last["strength"] == 0.25 and last["seed"] > read[0]
+        finally:
+            bench.set(LiveEngine="automatic")
+
+    def test_a_widget_that_makes_its_value_of_something_else_is_followed(self, bench):
+        bench.page.evaluate(
+            f"""() => {{
+              const editor = {_EDITORS}[0], noise = LiteGraph.createNode("ImageAddNoise");
+              app.rootGraph.add(noise);
+              window.elsewhere = 5;
+              Object.assign(noise.widgets[0], {{ linkedWidgets: undefined, serializeValue: () => window.elsewhere }});
+              {_LOADER}.connect(0, noise, 0); noise.connect(0, editor, editor.findInputSlot("image"));
+            }}"""
+        )
+        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_run()
+        bench.page.wait_for_function("window.askedWhatRan")
+        bench.wait_for_picture()
+        for x, value in ((200, 5), (100, 6), (300, 7)):
+            bench.page.evaluate("(value) => { window.elsewhere = value; }", value)
+            bench.click(x, 190)
+            bench.wait_ready()
+            assert bench.jobs()[-1]["prompt"]["5"]["inputs"]["seed"] == value
+        # One of them the run itself.
+        assert len(bench.jobs()) == 4
+
+    def test_a_seed_at_the_border_of_a_subgraph_stays_as_it_ran(self, bench):
+        bench.page.evaluate(
+            f"""() => {{
+              const editor = {_EDITORS}[0], noise = LiteGraph.createNode("ImageAddNoise");
+              app.rootGraph.add(noise);
+              {_LOADER}.connect(0, noise, 0); noise.connect(0, editor, editor.findInputSlot("image"));
+              app.canvas.selectNode(noise);
+            }}"""
+        )
+        bench.command("Comfy.Graph.ConvertToSubgraph")
+        bench.page.wait_for_function("app.rootGraph.nodes.some((node) => node.isSubgraphNode?.())")
+        seed = "app.rootGraph.nodes.find((node) => node.isSubgraphNode?.()).widgets[0].value"
+        before = bench.page.evaluate(seed)
+        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_run()
+        bench.page.wait_for_function("window.askedWhatRan")
+        bench.wait_for_picture()
+        assert bench.page.evaluate(seed) != before
+        for x in (200, 100):
+            bench.click(x, 190)
+            bench.wait_ready()
+        (id,) = [id for id, node in bench.jobs()[0]["prompt"].items() if node["class_type"] == "ImageAddNoise"]
+        assert [job["prompt"][id]["inputs"]["seed"] for job in bench.jobs()] == [before, before]
+        bench.page.evaluate(f"() => {{ {seed} = 77; }}")
+        bench.click(300, 100)
+        bench.wait_ready()
+        assert bench.jobs()[-1]["prompt"][id]["inputs"]["seed"] == 77
+
     def test_with_the_queue_chosen_mattes_come_through_it(self, bench):
         bench.set(LiveEngine="queue")
         try:

@@ -1,7 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { LiveJobs, asItRan, editorIn, fleetingInputs, signatureOf, withLiveNode } from "../../web/js/editor/job.mjs";
+import {
+  LiveJobs,
+  asItRan,
+  editorIn,
+  fleetingInputs,
+  nodesBefore,
+  restlessInputs,
+  signatureOf,
+  withLiveNode,
+} from "../../web/js/editor/job.mjs";
 import { useLocale } from "../../web/js/editor/texts.mjs";
 
 const PROMPT = Object.freeze({
@@ -38,6 +47,15 @@ test("the order of inputs does not matter, and a circle has an end", () => {
   assert.equal(signatureOf(turned, "3"), signatureOf(PROMPT, "3"));
   assert.notEqual(signatureOf(changed(1, { image: ["3", 0] }), "3"), "");
   assert.equal(signatureOf(PROMPT, "9"), "");
+});
+
+test("of a camera every reading makes another file, of a drawing none does, and nodes elsewhere are no matter", () => {
+  const once = changed(1, { image: "webcam/1.png", width: 640 });
+  const again = { ...changed(1, { image: "webcam/2.png", width: 640 }), 4: { class_type: "X", inputs: { a: 2 } } };
+  again[3] = { ...PROMPT[3], inputs: { ...PROMPT[3].inputs, prompts: "drawn on" } };
+  assert.deepEqual(restlessInputs(once, again, "3"), [{ id: "1", name: "image" }]);
+  assert.deepEqual(restlessInputs(once, once, "3"), []);
+  assert.deepEqual([...nodesBefore(once, "3")].sort(), ["1", "2", "3"]);
 });
 
 /** A graph whose first node has a seed under control after generate, and a prompt of which a part is left to chance. */

@@ -68,6 +68,50 @@ export function signatureOf(prompt, editorId) {
 }
 
 /**
+ * @param {ApiPrompt} prompt
+ * @param {string} editorId
+ * @returns {Set<string>} the editor and every node before it
+ */
+export function nodesBefore(prompt, editorId) {
+  /** @type {Set<string>} */
+  const found = new Set();
+  /** @param {string} id */
+  const add = (id) => {
+    if (!found.has(id)) {
+      found.add(id);
+      for (const value of Object.values(prompt[id]?.inputs ?? {})) {
+        if (isLink(value, prompt)) {
+          add(value[0]);
+        }
+      }
+    }
+  };
+  add(editorId);
+  return found;
+}
+
+/**
+ * The inputs before an editor of which every reading of the graph makes another value, as those of a camera, which
+ * takes a picture for it.
+ *
+ * @param {ApiPrompt} once the graph
+ * @param {ApiPrompt} again the same graph, read a moment later
+ * @param {string} editorId
+ * @returns {{ id: string, name: string }[]}
+ */
+export function restlessInputs(once, again, editorId) {
+  return [...nodesBefore(once, editorId)].flatMap((id) =>
+    Object.entries(once[id]?.inputs ?? {})
+      .filter(([name, value]) => {
+        const later = again[id]?.inputs[name];
+        return later !== undefined && JSON.stringify(later) !== JSON.stringify(value);
+      })
+      .filter(([name]) => id !== editorId || name !== VALUE_INPUT)
+      .map(([name]) => ({ id, name })),
+  );
+}
+
+/**
  * @param {ApiPrompt} prompt that runs or ran
  * @param {(id: string, name: string) => unknown} valueOf the widget's value of an input that each run gets anew, now
  * @returns {Fleeting[]}

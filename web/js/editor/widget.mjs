@@ -7,10 +7,28 @@
  */
 
 import { PromptEditor } from "./editor.mjs";
-import { LiveJobs, asItRan, editorIn, fleetingInputs, signatureOf, withLiveNode } from "./job.mjs";
+import {
+  LiveJobs,
+  asItRan,
+  editorIn,
+  fleetingInputs,
+  nodesBefore,
+  restlessInputs,
+  signatureOf,
+  withLiveNode,
+} from "./job.mjs";
 import { LiveClient, LiveError, askWorker } from "./live.mjs";
 import { beyondMemory } from "./memory.mjs";
-import { executionIds, fleetingValue, loadBitmap, loadPicture, originOf, pictureFile, viewRoute } from "./source.mjs";
+import {
+  executionIds,
+  fleetingValue,
+  loadBitmap,
+  loadPicture,
+  nodeState,
+  originOf,
+  pictureFile,
+  viewRoute,
+} from "./source.mjs";
 import { t } from "./texts.mjs";
 
 /** @typedef {import("./live.mjs").Answer} Answer */
@@ -268,7 +286,7 @@ export class Editors {
       const start = await this.jobs.startOf(prompt_id).catch(() => undefined);
       if (start && (start.workflowId ?? app.rootGraph.id) === app.rootGraph.id) {
         for (const host of hosts) {
-          host.fleeting = fleetingInputs(start.prompt, host.fleetingValue);
+          Object.assign(host, host.traitsOf(start.prompt, id));
           host.live.adopt(answer, signatureOf(start.prompt, id));
         }
       }
@@ -303,10 +321,15 @@ export class EditorHost {
     /** Whether the picture was given up, and has to be loaded when the editor is shown again. */
     this.isEmptied = false;
     this.seenAt = 0;
+    /** @type {Set<string>} `id name` of inputs of which every reading of the graph makes another value */
+    this.restless = new Set();
     this.fleetingValue = (/** @type {string} */ id, /** @type {string} */ name) =>
-      fleetingValue(app.rootGraph, id, name);
+      fleetingValue(app.rootGraph, id, name) ??
+      (this.restless.has(`${id} ${name}`) ? nodeState(app.rootGraph, id) : undefined);
     /** @type {readonly import("./job.mjs").Fleeting[]} of the run that made the picture */
     this.fleeting = [];
+    /** @type {{ prompt: import("./job.mjs").ApiPrompt, states: Map<string, string>, signature: string }} that run */
+    this.ran = { prompt: {}, states: new Map(), signature: "" };
     const { way, live } = settings();
     this.editor = this.makeEditor();
     this.live = new LiveClient(
@@ -549,7 +572,7 @@ export class EditorHost {
   // ---------------------------------------------------------------------------------------------------- the live job
 
   /** @returns {Promise<{ prompt: import("./job.mjs").ApiPrompt, workflow: unknown, id: string }>} */
-  async graphPrompt() {
+  async readGraph() {
     const { output, workflow } = await this.app.graphToPrompt();
     const id = editorIn(output, executionIds(this.app.rootGraph, this.node));
     if (id === undefined) {
@@ -558,9 +581,38 @@ export class EditorHost {
     return { prompt: asItRan(output, this.fleeting, this.fleetingValue), workflow, id };
   }
 
+  /** The graph as it is, but for what a run made by chance or took from a camera. */
+  async graphPrompt() {
+    const read = await this.readGraph();
+    const { signature, prompt, states } = this.ran;
+    if (signature === "" || signatureOf(read.prompt, read.id) === signature) {
+      return read;
+    }
+    // The user has changed something, or a node makes another value at every reading.
+    const again = await this.readGraph();
+    for (const { id, name } of restlessInputs(read.prompt, again.prompt, read.id)) {
+      this.restless.add(`${id} ${name}`);
+      this.fleeting = [...this.fleeting, { id, name, ran: prompt[id]?.inputs[name], value: states.get(id) }];
+    }
+    return { ...again, prompt: asItRan(again.prompt, this.fleeting, this.fleetingValue) };
+  }
+
   async signature() {
     const { prompt, id } = await this.graphPrompt();
     return signatureOf(prompt, id);
+  }
+
+  /**
+   * @param {import("./job.mjs").ApiPrompt} prompt that runs or ran
+   * @param {string} id of the editor's node
+   * @returns {Pick<EditorHost, "ran" | "fleeting">} what the live jobs after it keep to
+   */
+  traitsOf(prompt, id) {
+    const states = [...nodesBefore(prompt, id)].map(
+      (before) => /** @type {const} */ ([before, nodeState(this.app.rootGraph, before)]),
+    );
+    const ran = { prompt, states: new Map(states), signature: signatureOf(prompt, id) };
+    return { ran, fleeting: fleetingInputs(prompt, this.fleetingValue) };
   }
 
   /**
@@ -570,9 +622,9 @@ export class EditorHost {
   async run(wanted, watching) {
     const { prompt, workflow, id } = await this.graphPrompt();
     const job = withLiveNode(prompt, id, wanted);
-    const fleeting = fleetingInputs(prompt, this.fleetingValue);
+    const traits = this.traitsOf(prompt, id);
     const answer = await this.editors.jobs.run({ ...job, workflow }, watching);
-    this.fleeting = fleeting;
+    Object.assign(this, traits);
     return { answer, signature: signatureOf(prompt, id), matte: await matteOf(answer) };
   }
 }
