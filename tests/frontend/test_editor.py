@@ -433,6 +433,67 @@ class TestDrawing:
         assert near(bench.points()[0][:2], (300, 230), 3)
         assert bench.questions("matte")[-1]["prompt"] == bench.prompt()
 
+    @pytest.mark.parametrize(("key", "part"), [("b", "box"), ("p", "strokes")])
+    def test_the_mask_follows_a_box_and_a_brush_while_they_are_dragged(self, bench, key, part):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.press(key)
+        bench.page.mouse.move(*bench.at(100, 100))
+        bench.page.mouse.down()
+        with bench.page.expect_response("**/mam/live"):
+            bench.page.mouse.move(*bench.at(180, 200), steps=5)
+        # The mask of the drag is painted once the next is asked for.
+        with bench.page.expect_response("**/mam/live"):
+            bench.page.mouse.move(*bench.at(260, 290), steps=5)
+        asked = bench.questions()
+        assert {question["stage"] for question in asked} == {"mask"}
+        assert asked[0]["prompt"][part] and asked[0]["prompt"][part] != asked[-1]["prompt"][part]
+        bench.page.mouse.up()
+        bench.page.mouse.move(1500, 900)
+        bench.wait_ready()
+        assert bench.questions("matte")[-1]["prompt"] == bench.prompt()
+        assert len(bench.questions("matte")) == 1
+
+    def test_a_pen_draws_and_its_barrel_button_and_its_other_end_do_what_they_say(self, bench):
+        pen = bench.page.context.new_cdp_session(bench.page)
+
+        def draw(button: str, buttons: int, *path: tuple[float, float]):
+            common = {"pointerType": "pen", "button": button, "clickCount": 1, "force": 0.5}
+            places = [dict(zip("xy", bench.at(*place))) for place in path]
+            pen.send("Input.dispatchMouseEvent", {"type": "mousePressed", "buttons": buttons, **common, **places[0]})
+            for place in places[1:]:
+                moved = {"type": "mouseMoved", "buttons": buttons, **common, **place}
+                pen.send("Input.dispatchMouseEvent", moved)
+            pen.send("Input.dispatchMouseEvent", {"type": "mouseReleased", "buttons": 0, **common, **places[-1]})
+            bench.settle()
+
+        seen = "window.pens = []; document.querySelector('.mam-stage').addEventListener('pointerdown', (event) => "
+        seen += "window.pens.push([event.pointerType, event.button, event.buttons]), true);"
+        bench.page.evaluate(f"() => {{ {seen} }}")
+        draw("left", 1, (200, 190))
+        draw("right", 2, (450, 60))
+        assert [label for _, _, label in bench.points()] == [1, 0]
+        bench.press("p")
+        draw("left", 1, (150, 190), (200, 200), (250, 190))
+        draw("right", 2, (20, 350), (200, 340), (480, 350))
+        assert [stroke["kind"] for stroke in bench.prompt()["strokes"]] == ["foreground", "background"]
+        assert bench.page.evaluate("window.pens") == [["pen", 0, 1], ["pen", 2, 2]] * 2
+        # The browser's own tools press no eraser. The events it makes of one, by the pointer that it knows:
+        bench.page.evaluate(
+            """(path) => path.forEach(([x, y], index) => {
+              const type = index === 0 ? "pointerdown" : index < path.length - 1 ? "pointermove" : "pointerup";
+              const [button, buttons] = { pointerdown: [5, 32], pointermove: [-1, 32], pointerup: [5, 0] }[type];
+              const about = { pointerType: "pen", pointerId: 1, isPrimary: true, bubbles: true };
+              const event = new PointerEvent(type, { ...about, button, buttons, clientX: x, clientY: y });
+              document.elementFromPoint(x, y).dispatchEvent(event);
+            })""",
+            [bench.at(*place) for place in ((200, 150), (200, 190), (200, 230), (200, 230))],
+        )
+        bench.settle()
+        strokes = bench.prompt()["strokes"]
+        assert [stroke["kind"] for stroke in strokes] == ["foreground", "background", "eraser"]
+        assert near(strokes[-1]["path"][:2], (200, 150)) and near(strokes[-1]["path"][-2:], (200, 230))
+
     def test_without_models_the_classical_engine_answers(self, opened):
         opened.build(models=None)
         opened.click(200, 190)
