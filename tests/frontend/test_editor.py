@@ -629,6 +629,36 @@ class TestLife:
             opened.page.wait_for_function(f"{_EDITORS}.length === 0")
             opened.set(Live=True)
 
+    def test_a_large_picture_in_a_subgraph_is_loaded_when_the_subgraph_is_opened(self, opened):
+        fetched = []
+        opened.page.on("request", lambda asked: asked.resource_type == "fetch" and fetched.append(asked.url))
+        opened.set(Live=False)
+        try:
+            opened.build("large.png", models=None)
+            opened.page.mouse.click(opened.stage["x"] + 200, opened.stage["y"] + 200)
+            drawn = opened.value()
+            opened.page.evaluate(f"() => app.canvas.selectNode({_EDITORS}[0])")
+            opened.command("Comfy.Graph.ConvertToSubgraph")
+            opened.page.wait_for_function("app.rootGraph.nodes.some((node) => node.isSubgraphNode?.())")
+            inside = "[...app.rootGraph.subgraphs.values()][0].nodes[0].widgets.at(-1).element"
+            emptied = f"[...{inside}.querySelectorAll('canvas')].every((canvas) => canvas.width === 0)"
+            opened.page.wait_for_function(emptied)
+            before = len([url for url in fetched if "large.png" in url])
+            opened.page.evaluate(
+                "() => { const node = app.rootGraph.nodes.find((node) => node.isSubgraphNode?.());"
+                " app.canvas.openSubgraph(node.subgraph, node); }"
+            )
+            opened.page.wait_for_function(f"!{emptied}")
+            opened.wait_for_picture()
+            opened.page.wait_for_function("document.querySelector('.mam-empty')?.offsetHeight === 0")
+            assert len([url for url in fetched if "large.png" in url]) == before + 1
+            assert opened.value() == drawn and len(opened.points()) == 1
+        finally:
+            # Out of sight again, so that nobody mattes it.
+            opened.command("Comfy.NewBlankWorkflow")
+            opened.page.wait_for_function(f"{_EDITORS}.length === 0")
+            opened.set(Live=True)
+
     def test_the_other_renderer_takes_over_what_is_drawn(self, bench):
         bench.click(200, 190)
         bench.wait_ready()
@@ -1015,6 +1045,38 @@ class TestControls:
         bench.press("Shift+L")
         bench.press("Shift+C")
         bench.wait_value(0)
+
+    def test_what_is_drawn_is_cleared_in_an_editor_that_is_selected_alone(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.leave()
+        bench.page.evaluate("() => app.canvas.deselectAll()")
+        bench.page.keyboard.press("Shift+C")
+        bench.page.get_by_text("Select a Prompt Editor first.").first.wait_for()
+        bench.page.evaluate(f"() => app.canvas.selectNode({_LOADER})")
+        bench.press("Shift+C")
+        assert len(bench.points()) == 1
+        # What takes nothing away is meant for the one used last.
+        bench.press("Shift+L")
+        bench.wait_state("idle", "off")
+        bench.press("Shift+L")
+        bench.wait_ready()
+
+    def test_no_command_reaches_an_editor_in_a_subgraph_that_is_not_open(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.page.evaluate(f"() => app.canvas.selectNode({_EDITORS}[0])")
+        bench.command("Comfy.Graph.ConvertToSubgraph")
+        bench.page.wait_for_function("app.rootGraph.nodes.some((node) => node.isSubgraphNode?.())")
+        bench.page.wait_for_function("!document.querySelector('.mam-stage')?.clientHeight")
+        inside = "[...app.rootGraph.subgraphs.values()][0].nodes.find((node) => node.comfyClass === 'MAM_PromptEditor')"
+        drawn = bench.page.evaluate(f"{inside}.widgets.at(-1).value")
+        asked = bench.page.get_by_text("Select a Prompt Editor first.")
+        for command in ("MattingAnything.ToggleLive", "MattingAnything.ClearPrompts"):
+            asked.first.wait_for(state="hidden")
+            bench.command(command)
+            asked.first.wait_for()
+        assert bench.page.evaluate(f"{inside}.widgets.at(-1).value") == drawn and '"x":' in drawn
 
     def test_the_wheel_moves_the_graph_until_the_editor_has_the_focus(self, bench):
         scale = "() => app.canvas.ds.scale"

@@ -262,14 +262,19 @@ export class Editors {
     }
   }
 
-  /** @returns {EditorHost | undefined} the one that commands are meant for */
-  chosen() {
-    const { present } = this;
-    const focused = present.find((host) => host.root.contains(document.activeElement));
-    const selected = present.filter((host) => this.platform.app.canvas?.selected_nodes?.[host.node.id] === host.node);
-    const last = present.find((host) => host === this.lastUsed);
-    const onlyOne = present.length === 1 ? present[0] : undefined;
-    return focused ?? selected.find((host) => host === last) ?? selected[0] ?? onlyOne ?? last;
+  /**
+   * @param {{ isNamed?: boolean }} [options] whether it has to have the focus or be selected, and not be the only one or
+   *   the one used last
+   * @returns {EditorHost | undefined} the one in the graph that is open that a command is meant for
+   */
+  chosen({ isNamed = false } = {}) {
+    const shown = this.present.filter((host) => host.isShown());
+    const focused = shown.find((host) => host.root.contains(document.activeElement));
+    const selected = shown.filter((host) => this.platform.app.canvas?.selected_nodes?.[host.node.id] === host.node);
+    const last = shown.find((host) => host === this.lastUsed);
+    const named = focused ?? selected.find((host) => host === last) ?? selected[0];
+    const onlyOne = shown.length === 1 ? shown[0] : undefined;
+    return isNamed ? named : (named ?? onlyOne ?? last);
   }
 
   /** @param {{ node: string, display_node?: string, prompt_id: string, output?: any }} detail */
@@ -395,7 +400,7 @@ export class EditorHost {
 
   /** Whether its node is in the graph that is open: the workflow itself or one of its subgraphs. */
   isShown() {
-    return this.isPresent() && this.root.isConnected;
+    return this.isPresent() && this.node.graph === this.app.canvas.graph;
   }
 
   get pixelBytes() {
