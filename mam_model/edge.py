@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .grey_morphology import dilated_by_disc, eroded_by_disc
 
 # Nearer to 0 or 1 than this counts as clear or solid when holes and specks are looked for.
 _CLEAR = 1.0 / 255.0
@@ -47,20 +51,22 @@ class EdgeOptions:
             raise ValueError(f"Contrast goes from 0 (unchanged) to 1 (hard edge), not {self.contrast:g}.")
 
 
-def adjust_edge(alpha: Tensor, options: EdgeOptions) -> Tensor:
+def adjust_edge(alpha: Tensor, options: EdgeOptions, on_part: Callable[[int, int], None] | None = None) -> Tensor:
     """A matte with its edge adjusted.
 
     Args:
         alpha: float [H, W] or [B, H, W] in 0..1; not changed.
+        on_part: is told after each part of a frame's shift, which takes longest, how many of the frame are done and
+            how many there are; may raise.
     Returns:
         float32 of the same shape on the CPU, 0..1.
     """
     frames = alpha.detach().float().cpu().reshape(-1, *alpha.shape[-2:])
-    adjusted = np.stack([_adjusted(frame.clamp(0, 1).numpy(), options) for frame in frames])
+    adjusted = np.stack([_adjusted(frame.clamp(0, 1).numpy(), options, on_part) for frame in frames])
     return torch.from_numpy(adjusted).reshape(alpha.shape)
 
 
-def _adjusted(alpha: np.ndarray, options: EdgeOptions) -> np.ndarray:
+def _adjusted(alpha: np.ndarray, options: EdgeOptions, on_part: Callable[[int, int], None] | None) -> np.ndarray:
     alpha = alpha.copy()
     if options.remove_specks_px:
         alpha[_small_regions(alpha > _CLEAR, options.remove_specks_px)] = 0
@@ -69,7 +75,7 @@ def _adjusted(alpha: np.ndarray, options: EdgeOptions) -> np.ndarray:
     if (options.black_point, options.white_point) != (0, 1):
         alpha = ((alpha - options.black_point) / (options.white_point - options.black_point)).clip(0, 1)
     if options.shift_px:
-        alpha = _shifted(alpha, options.shift_px)
+        alpha = _shifted(alpha, options.shift_px, on_part)
     if options.feather_px:
         alpha = _blurred(alpha, options.feather_px)
     if options.contrast == 1:
@@ -105,22 +111,21 @@ def _holes(open_area: np.ndarray, largest_px: int) -> np.ndarray:
     return hole[numbers]
 
 
-def _shifted(alpha: np.ndarray, shift_px: float) -> np.ndarray:
+def _shifted(alpha: np.ndarray, shift_px: float, on_part: Callable[[int, int], None] | None) -> np.ndarray:
     """Grey dilation or erosion by a disc: every level of a soft edge moves by the same distance."""
-    import cv2
-
-    move = cv2.dilate if shift_px > 0 else cv2.erode
+    move = dilated_by_disc if shift_px > 0 else eroded_by_disc
     distance = abs(shift_px)
-    near, far = (
-        move(alpha, _disc(radius)) if radius else alpha for radius in (math.floor(distance), math.ceil(distance))
-    )
-    share = distance - math.floor(distance)
+    radii = math.floor(distance), math.ceil(distance)
+    if radii[0] == radii[1]:
+        return move(alpha, radii[0], on_part)
+
+    def tell(pass_: int, done: int, parts: int) -> None:
+        if on_part is not None:
+            on_part(pass_ * parts + done, 2 * parts)
+
+    near, far = (move(alpha, radius, partial(tell, pass_)) if radius else alpha for pass_, radius in enumerate(radii))
+    share = distance - radii[0]
     return near + share * (far - near)
-
-
-def _disc(radius: int) -> np.ndarray:
-    offsets = np.arange(-radius, radius + 1)
-    return (offsets[:, None] ** 2 + offsets**2 <= (radius + 0.25) ** 2).astype(np.uint8)
 
 
 def _blurred(alpha: np.ndarray, sigma_px: float) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..mam_model.edge import EdgeOptions, adjust_edge
 from ..mam_model.trimap import trimap_adaptive, trimap_from_mask
 from . import sockets
-from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures
+from .batch import as_output, check_same_size, frame_of, in_steps, in_steps_of_parts, masks, pair_count, pictures
 from .previews import show, show_alphas
 
 
@@ -110,7 +110,8 @@ class EdgeAdjust(io.ComfyNode):
     def execute(cls, alpha: Tensor, **settings) -> io.NodeOutput:
         options = EdgeOptions(**settings)
         alpha = masks(alpha)
-        adjusted = torch.stack([as_output(adjust_edge(alpha[index], options)) for index in in_steps(len(alpha))])
+        steps = in_steps_of_parts(len(alpha))
+        adjusted = torch.stack([as_output(adjust_edge(alpha[index], options, tell)) for index, tell in steps])
         return io.NodeOutput(adjusted, ui=show_alphas(adjusted))
 
 

@@ -22,12 +22,18 @@ _LISTS_OF_JOBS = ("/api/jobs", "/history", "/api/history")
 
 
 class _Refusal(Exception):
-    """An answer other than 200: a sentence for the user and a state for the page."""
+    """An answer other than 200: a sentence for the user and a state for the page.
 
-    def __init__(self, status: int, state: str, sentence: str):
+    Attributes:
+        code, values: of a refusal that a user may come to see, what the page needs to say it in the user's language.
+    """
+
+    def __init__(self, status: int, state: str, sentence: str, code: str = "", **values: str | float):
         super().__init__(sentence)
         self.status = status
         self.state = state
+        self.code = code
+        self.values = values
 
 
 def register(server: Any, pack_folder: str) -> None:
@@ -74,23 +80,25 @@ def _drop_live_jobs(server: Any) -> None:
 
 
 def _answering(handler):
-    """The handler, with every refusal and failure as {"error": sentence, "state": word}."""
+    """The handler, with every refusal and failure as {"error": sentence, "state": word, "code": word, "values": {}}."""
 
     async def answer(request: web.Request) -> web.Response:
         try:
             return await handler(request)
-        except _Refusal as refusal:
-            status, state, sentence = refusal.status, refusal.state, str(refusal)
+        except _Refusal as error:
+            refusal = error
         except PromptError as error:
-            status, state, sentence = 400, "bad", str(error)
+            refusal = _Refusal(400, "bad", str(error))
         except live.SessionGone:
-            status, state, sentence = 404, "gone", "The picture is no longer in memory. It has to be encoded again."
+            refusal = _Refusal(404, "gone", "The picture is no longer in memory. It has to be encoded again.")
         except live.Superseded:
-            status, state, sentence = 409, "superseded", "A newer prompt took the place of this one."
+            refusal = _Refusal(409, "superseded", "A newer prompt took the place of this one.")
         except Exception as error:
             logging.exception("Matting Anything: the live matte failed.")
-            status, state, sentence = 500, "failed", f"The live matte failed: {error}"
-        return web.json_response({"error": sentence, "state": state}, status=status, headers=_NOT_KEPT)
+            reason = str(error) or type(error).__name__
+            refusal = _Refusal(500, "failed", f"The live matte failed: {reason}", code="failed", reason=reason)
+        told = dict(error=str(refusal), state=refusal.state, code=refusal.code, values=refusal.values)
+        return web.json_response(told, status=refusal.status, headers=_NOT_KEPT)
 
     return answer
 
@@ -137,14 +145,26 @@ async def _json_of(request: web.Request) -> dict[str, Any]:
     """
     if request.content_type != "application/json":
         raise _Refusal(415, "bad", "Send JSON, with Content-Type: application/json.")
-    too_large = _Refusal(413, "bad", f"The request is larger than {_MOST_BYTES:,} bytes. Erase some strokes.")
+    too_large = _Refusal(
+        413,
+        "bad",
+        f"The request is larger than {_MOST_BYTES:,} bytes. Erase some strokes.",
+        code="too_large",
+        limit=_MOST_BYTES,
+    )
     if (request.content_length or 0) > _MOST_BYTES:
         raise too_large
     async with _readers:
         try:
             body = await asyncio.wait_for(_read(request), _READING_S)
         except asyncio.TimeoutError:
-            raise _Refusal(400, "bad", f"The request did not arrive within {_READING_S} seconds.") from None
+            raise _Refusal(
+                400,
+                "bad",
+                f"The request did not arrive within {_READING_S} seconds.",
+                code="late",
+                seconds=_READING_S,
+            ) from None
     if body is None:
         raise too_large
     try:

@@ -88,6 +88,17 @@ def test_shifting_moves_the_edge_out_or_in(adjusted):
     assert torch.equal(adjusted(alpha, shift_px=-2.0)[0], row(0, 0, 0, 0, 0, 0, 1, 1))
 
 
+def test_a_large_shift_is_cancelled_within_a_frame(comfy, tensors):
+    alpha = torch.rand(1, 1200, 40)
+    graph = {"alpha": node(tensors(alpha)), "result": node("MAM_EdgeAdjust", alpha=("alpha", 0), shift_px=50.5)}
+    run = comfy.run(graph | SHOWN)
+    values = [value for step, value, _ in run.progress if step == "result"]
+    # ComfyUI passes on what follows too fast only at the end.
+    assert run.ok and 0 < values[0] < values[-1] == 100
+    run = comfy.run(graph | SHOWN | {"alpha": node(tensors(alpha / 2))}, interrupt_after=1)
+    assert run.interrupted and run.failed_node == "result"
+
+
 def test_feathering_softens_the_edge_evenly(adjusted):
     edge = adjusted(row(*[0] * 10, *[1] * 10), feather_px=2.0)[0, 4]
     assert 0.3 < edge[9] < 0.5 < edge[10] < 0.7

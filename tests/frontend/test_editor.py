@@ -177,6 +177,12 @@ class Bench:
         self.page.keyboard.press(key)
         self.settle()
 
+    def arrows(self, shift: bool = False, **presses: int):
+        for direction, count in presses.items():
+            for _ in range(count):
+                self.page.keyboard.press(f"{'Shift+' if shift else ''}Arrow{direction}")
+        self.settle()
+
     def leave(self):
         """Takes the focus to the empty graph."""
         self.page.mouse.click(1300, 700)
@@ -252,6 +258,8 @@ def place(tmp_path_factory, tiny_sam_file, tiny_m2m_file):
     (base / "input" / "sub").mkdir(parents=True)
     Image.fromarray(gradient(HEIGHT, WIDTH)).save(base / "input" / "a.png")
     Image.fromarray(255 - gradient(HEIGHT, WIDTH)).save(base / "input" / "sub" / "b.png")
+    # Larger than what editors out of sight may keep.
+    Image.new("1", (9000, 7600)).save(base / "input" / "large.png")
     for file, folder in ((tiny_sam_file, "sams"), (tiny_m2m_file, "mam")):
         (base / "models" / folder).mkdir(parents=True)
         shutil.copy(file, base / "models" / folder / file.name)
@@ -335,6 +343,59 @@ class TestDrawing:
         assert [stroke["kind"] for stroke in strokes] == ["foreground", "background", "unknown", "eraser"]
         assert near(strokes[0]["path"][:2], (150, 190)) and near(strokes[0]["path"][-2:], (250, 190))
 
+    def test_a_box_is_drawn_by_keys_and_the_mask_follows_the_corner(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.press("Escape")
+        bench.page.mouse.move(*bench.at(100, 80))
+        bench.press("b")
+        bench.arrows(Right=1, Left=1)
+        bench.press("Enter")
+        bench.arrows(Right=5)
+        with bench.page.expect_response("**/mam/live") as answered:
+            bench.arrows(Down=4, shift=True)
+        assert answered.value.ok and bench.questions("matte") == []
+        while_drawn = bench.prompt()["box"]
+        assert while_drawn["width"] > 10 and while_drawn["height"] > 100
+        bench.press("Enter")
+        bench.wait_ready()
+        assert bench.prompt()["box"] == while_drawn
+        assert near((while_drawn["x"], while_drawn["y"]), (100, 80), 3)
+        assert bench.questions("matte")[-1]["prompt"] == bench.prompt()
+        bench.press("Control+z")
+        assert bench.prompt()["box"] is None and len(bench.points()) == 1
+
+    def test_a_stroke_is_painted_by_keys_and_escape_gives_it_up(self, bench):
+        bench.click(10, 10)
+        bench.press("p")
+        bench.press("Escape")
+        bench.arrows(Right=1)
+        bench.press("Enter")
+        bench.arrows(Right=3, Down=2, shift=True)
+        bench.press("Enter")
+        (stroke,) = bench.prompt()["strokes"]
+        (x0, y0), (x1, y1) = stroke["path"][:2], stroke["path"][-2:]
+        assert x1 - x0 > 50 and y1 - y0 > 30
+        bench.arrows(Left=2)
+        bench.press("Enter")
+        bench.arrows(Left=3, shift=True)
+        assert len(bench.prompt()["strokes"]) == 2
+        bench.press("Escape")
+        assert bench.prompt()["strokes"] == [stroke]
+
+    def test_keys_reach_what_the_zoomed_picture_hides(self, bench):
+        bench.click(10, 10)
+        bench.press("Escape")
+        for _ in range(6):
+            bench.press("+")
+        bench.press("b")
+        bench.arrows(Right=1)
+        bench.press("Enter")
+        bench.arrows(Right=25, Down=25, shift=True)
+        bench.press("Enter")
+        box = bench.prompt()["box"]
+        assert near((box["x"] + box["width"], box["y"] + box["height"]), (WIDTH, HEIGHT), 0.5)
+
     def test_the_matte_appears_over_the_subject(self, bench):
         before = bench.pixels()
         bench.click(200, 190)
@@ -371,6 +432,67 @@ class TestDrawing:
         bench.wait_ready()
         assert near(bench.points()[0][:2], (300, 230), 3)
         assert bench.questions("matte")[-1]["prompt"] == bench.prompt()
+
+    @pytest.mark.parametrize(("key", "part"), [("b", "box"), ("p", "strokes")])
+    def test_the_mask_follows_a_box_and_a_brush_while_they_are_dragged(self, bench, key, part):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.press(key)
+        bench.page.mouse.move(*bench.at(100, 100))
+        bench.page.mouse.down()
+        with bench.page.expect_response("**/mam/live"):
+            bench.page.mouse.move(*bench.at(180, 200), steps=5)
+        # The mask of the drag is painted once the next is asked for.
+        with bench.page.expect_response("**/mam/live"):
+            bench.page.mouse.move(*bench.at(260, 290), steps=5)
+        asked = bench.questions()
+        assert {question["stage"] for question in asked} == {"mask"}
+        assert asked[0]["prompt"][part] and asked[0]["prompt"][part] != asked[-1]["prompt"][part]
+        bench.page.mouse.up()
+        bench.page.mouse.move(1500, 900)
+        bench.wait_ready()
+        assert bench.questions("matte")[-1]["prompt"] == bench.prompt()
+        assert len(bench.questions("matte")) == 1
+
+    def test_a_pen_draws_and_its_barrel_button_and_its_other_end_do_what_they_say(self, bench):
+        pen = bench.page.context.new_cdp_session(bench.page)
+
+        def draw(button: str, buttons: int, *path: tuple[float, float]):
+            common = {"pointerType": "pen", "button": button, "clickCount": 1, "force": 0.5}
+            places = [dict(zip("xy", bench.at(*place))) for place in path]
+            pen.send("Input.dispatchMouseEvent", {"type": "mousePressed", "buttons": buttons, **common, **places[0]})
+            for place in places[1:]:
+                moved = {"type": "mouseMoved", "buttons": buttons, **common, **place}
+                pen.send("Input.dispatchMouseEvent", moved)
+            pen.send("Input.dispatchMouseEvent", {"type": "mouseReleased", "buttons": 0, **common, **places[-1]})
+            bench.settle()
+
+        seen = "window.pens = []; document.querySelector('.mam-stage').addEventListener('pointerdown', (event) => "
+        seen += "window.pens.push([event.pointerType, event.button, event.buttons]), true);"
+        bench.page.evaluate(f"() => {{ {seen} }}")
+        draw("left", 1, (200, 190))
+        draw("right", 2, (450, 60))
+        assert [label for _, _, label in bench.points()] == [1, 0]
+        bench.press("p")
+        draw("left", 1, (150, 190), (200, 200), (250, 190))
+        draw("right", 2, (20, 350), (200, 340), (480, 350))
+        assert [stroke["kind"] for stroke in bench.prompt()["strokes"]] == ["foreground", "background"]
+        assert bench.page.evaluate("window.pens") == [["pen", 0, 1], ["pen", 2, 2]] * 2
+        # The browser's own tools press no eraser. The events it makes of one, by the pointer that it knows:
+        bench.page.evaluate(
+            """(path) => path.forEach(([x, y], index) => {
+              const type = index === 0 ? "pointerdown" : index < path.length - 1 ? "pointermove" : "pointerup";
+              const [button, buttons] = { pointerdown: [5, 32], pointermove: [-1, 32], pointerup: [5, 0] }[type];
+              const about = { pointerType: "pen", pointerId: 1, isPrimary: true, bubbles: true };
+              const event = new PointerEvent(type, { ...about, button, buttons, clientX: x, clientY: y });
+              document.elementFromPoint(x, y).dispatchEvent(event);
+            })""",
+            [bench.at(*place) for place in ((200, 150), (200, 190), (200, 230), (200, 230))],
+        )
+        bench.settle()
+        strokes = bench.prompt()["strokes"]
+        assert [stroke["kind"] for stroke in strokes] == ["foreground", "background", "eraser"]
+        assert near(strokes[-1]["path"][:2], (200, 150)) and near(strokes[-1]["path"][-2:], (200, 230))
 
     def test_without_models_the_classical_engine_answers(self, opened):
         opened.build(models=None)
@@ -472,6 +594,70 @@ class TestLife:
         bench.page.mouse.move(1500, 900)
         assert np.abs(bench.pixels().astype(int) - before).mean() < 3
         assert len(bench.jobs()) == 1
+
+    def test_a_large_picture_out_of_sight_gives_its_memory_back_and_is_loaded_again(self, opened):
+        fetched = []
+        # The Load Image node shows the file too, as an image of the page.
+        opened.page.on("request", lambda asked: asked.resource_type == "fetch" and fetched.append(asked.url))
+        opened.set(Live=False)
+        try:
+            opened.build("large.png", models=None)
+            loaded = [url for url in fetched if "large.png" in url]
+            for x in (200, 300):
+                opened.page.mouse.click(opened.stage["x"] + x, opened.stage["y"] + 200)
+            opened.press("Escape")
+            opened.press("+")
+            opened.settle()
+            drawn, zoom = opened.value(), opened.page.locator(".mam-fit").first.inner_text()
+            canvas = opened.page.evaluate_handle("document.querySelector('.mam-stage canvas')")
+            opened.command("Comfy.NewBlankWorkflow")
+            opened.page.wait_for_function("(canvas) => canvas.width === 0", arg=canvas)
+            assert [url for url in fetched if "large.png" in url] == loaded
+            opened.command("Workspace.PreviousOpenedWorkflow")
+            opened.page.wait_for_function("(canvas) => canvas.isConnected && canvas.width > 0", arg=canvas)
+            opened.wait_for_picture()
+            opened.page.wait_for_function("document.querySelector('.mam-empty')?.offsetHeight === 0")
+            assert [url for url in fetched if "large.png" in url] == 2 * loaded
+            assert opened.value() == drawn and len(opened.points()) == 2
+            assert opened.page.locator(".mam-fit").first.inner_text() == zoom
+            opened.page.locator(".mam-editor").first.focus()
+            opened.press("Control+z")
+            assert len(opened.points()) == 1
+        finally:
+            # Out of sight again, so that nobody mattes it.
+            opened.command("Comfy.NewBlankWorkflow")
+            opened.page.wait_for_function(f"{_EDITORS}.length === 0")
+            opened.set(Live=True)
+
+    def test_a_large_picture_in_a_subgraph_is_loaded_when_the_subgraph_is_opened(self, opened):
+        fetched = []
+        opened.page.on("request", lambda asked: asked.resource_type == "fetch" and fetched.append(asked.url))
+        opened.set(Live=False)
+        try:
+            opened.build("large.png", models=None)
+            opened.page.mouse.click(opened.stage["x"] + 200, opened.stage["y"] + 200)
+            drawn = opened.value()
+            opened.page.evaluate(f"() => app.canvas.selectNode({_EDITORS}[0])")
+            opened.command("Comfy.Graph.ConvertToSubgraph")
+            opened.page.wait_for_function("app.rootGraph.nodes.some((node) => node.isSubgraphNode?.())")
+            inside = "[...app.rootGraph.subgraphs.values()][0].nodes[0].widgets.at(-1).element"
+            emptied = f"[...{inside}.querySelectorAll('canvas')].every((canvas) => canvas.width === 0)"
+            opened.page.wait_for_function(emptied)
+            before = len([url for url in fetched if "large.png" in url])
+            opened.page.evaluate(
+                "() => { const node = app.rootGraph.nodes.find((node) => node.isSubgraphNode?.());"
+                " app.canvas.openSubgraph(node.subgraph, node); }"
+            )
+            opened.page.wait_for_function(f"!{emptied}")
+            opened.wait_for_picture()
+            opened.page.wait_for_function("document.querySelector('.mam-empty')?.offsetHeight === 0")
+            assert len([url for url in fetched if "large.png" in url]) == before + 1
+            assert opened.value() == drawn and len(opened.points()) == 1
+        finally:
+            # Out of sight again, so that nobody mattes it.
+            opened.command("Comfy.NewBlankWorkflow")
+            opened.page.wait_for_function(f"{_EDITORS}.length === 0")
+            opened.set(Live=True)
 
     def test_the_other_renderer_takes_over_what_is_drawn(self, bench):
         bench.click(200, 190)
@@ -668,6 +854,94 @@ class TestRunning:
         finally:
             bench.set(LiveEngine="automatic")
 
+    @pytest.mark.parametrize("way", ["worker", "queue"])
+    def test_a_camera_that_gives_another_file_at_every_reading_is_read_anew_by_a_run_or_a_change_alone(
+        self, bench, way
+    ):
+        bench.page.evaluate(
+            f"""() => {{
+              const editor = {_EDITORS}[0], camera = LiteGraph.createNode("ImageAddNoise");
+              app.rootGraph.add(camera);
+              window.pictures = 0;
+              const [seed] = camera.widgets;
+              seed.linkedWidgets = undefined;
+              seed.serializeValue = async () => (window.pictures += 1);
+              {_LOADER}.connect(0, camera, 0); camera.connect(0, editor, editor.findInputSlot("image"));
+            }}"""
+        )
+        camera = "app.rootGraph.nodes.find((node) => node.type === 'ImageAddNoise')"
+        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_run()
+        bench.page.wait_for_function("window.askedWhatRan")
+        bench.wait_for_picture()
+        bench.set(LiveEngine=way)
+        try:
+            for x in (200, 100, 300):
+                bench.click(x, 190)
+                bench.wait_ready()
+            read = [job["prompt"]["5"]["inputs"]["seed"] for job in bench.jobs()]
+            assert len(set(read)) == 1 and len(read) == (2 if way == "worker" else 4)
+            bench.page.evaluate(f"() => {{ {camera}.widgets.find(({{ name }}) => name === 'strength').value = 0.25; }}")
+            bench.click(400, 190)
+            bench.wait_ready()
+            last = bench.jobs()[-1]["prompt"]["5"]["inputs"]
+            assert last["strength"] == 0.25 and last["seed"] > read[0]
+        finally:
+            bench.set(LiveEngine="automatic")
+
+    def test_a_widget_that_makes_its_value_of_something_else_is_followed(self, bench):
+        bench.page.evaluate(
+            f"""() => {{
+              const editor = {_EDITORS}[0], noise = LiteGraph.createNode("ImageAddNoise");
+              app.rootGraph.add(noise);
+              window.elsewhere = 5;
+              Object.assign(noise.widgets[0], {{ linkedWidgets: undefined, serializeValue: () => window.elsewhere }});
+              {_LOADER}.connect(0, noise, 0); noise.connect(0, editor, editor.findInputSlot("image"));
+            }}"""
+        )
+        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_run()
+        bench.page.wait_for_function("window.askedWhatRan")
+        bench.wait_for_picture()
+        for x, value in ((200, 5), (100, 6), (300, 7)):
+            bench.page.evaluate("(value) => { window.elsewhere = value; }", value)
+            bench.click(x, 190)
+            bench.wait_ready()
+            assert bench.jobs()[-1]["prompt"]["5"]["inputs"]["seed"] == value
+        # One of them the run itself.
+        assert len(bench.jobs()) == 4
+
+    def test_a_seed_at_the_border_of_a_subgraph_stays_as_it_ran(self, bench):
+        bench.page.evaluate(
+            f"""() => {{
+              const editor = {_EDITORS}[0], noise = LiteGraph.createNode("ImageAddNoise");
+              app.rootGraph.add(noise);
+              {_LOADER}.connect(0, noise, 0); noise.connect(0, editor, editor.findInputSlot("image"));
+              app.canvas.selectNode(noise);
+            }}"""
+        )
+        bench.command("Comfy.Graph.ConvertToSubgraph")
+        bench.page.wait_for_function("app.rootGraph.nodes.some((node) => node.isSubgraphNode?.())")
+        seed = "app.rootGraph.nodes.find((node) => node.isSubgraphNode?.()).widgets[0].value"
+        before = bench.page.evaluate(seed)
+        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
+        bench.page.evaluate("() => app.queuePrompt(0, 1)")
+        bench.wait_run()
+        bench.page.wait_for_function("window.askedWhatRan")
+        bench.wait_for_picture()
+        assert bench.page.evaluate(seed) != before
+        for x in (200, 100):
+            bench.click(x, 190)
+            bench.wait_ready()
+        (id,) = [id for id, node in bench.jobs()[0]["prompt"].items() if node["class_type"] == "ImageAddNoise"]
+        assert [job["prompt"][id]["inputs"]["seed"] for job in bench.jobs()] == [before, before]
+        bench.page.evaluate(f"() => {{ {seed} = 77; }}")
+        bench.click(300, 100)
+        bench.wait_ready()
+        assert bench.jobs()[-1]["prompt"][id]["inputs"]["seed"] == 77
+
     def test_with_the_queue_chosen_mattes_come_through_it(self, bench):
         bench.set(LiveEngine="queue")
         try:
@@ -771,6 +1045,38 @@ class TestControls:
         bench.press("Shift+L")
         bench.press("Shift+C")
         bench.wait_value(0)
+
+    def test_what_is_drawn_is_cleared_in_an_editor_that_is_selected_alone(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.leave()
+        bench.page.evaluate("() => app.canvas.deselectAll()")
+        bench.page.keyboard.press("Shift+C")
+        bench.page.get_by_text("Select a Prompt Editor first.").first.wait_for()
+        bench.page.evaluate(f"() => app.canvas.selectNode({_LOADER})")
+        bench.press("Shift+C")
+        assert len(bench.points()) == 1
+        # What takes nothing away is meant for the one used last.
+        bench.press("Shift+L")
+        bench.wait_state("idle", "off")
+        bench.press("Shift+L")
+        bench.wait_ready()
+
+    def test_no_command_reaches_an_editor_in_a_subgraph_that_is_not_open(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.page.evaluate(f"() => app.canvas.selectNode({_EDITORS}[0])")
+        bench.command("Comfy.Graph.ConvertToSubgraph")
+        bench.page.wait_for_function("app.rootGraph.nodes.some((node) => node.isSubgraphNode?.())")
+        bench.page.wait_for_function("!document.querySelector('.mam-stage')?.clientHeight")
+        inside = "[...app.rootGraph.subgraphs.values()][0].nodes.find((node) => node.comfyClass === 'MAM_PromptEditor')"
+        drawn = bench.page.evaluate(f"{inside}.widgets.at(-1).value")
+        asked = bench.page.get_by_text("Select a Prompt Editor first.")
+        for command in ("MattingAnything.ToggleLive", "MattingAnything.ClearPrompts"):
+            asked.first.wait_for(state="hidden")
+            bench.command(command)
+            asked.first.wait_for()
+        assert bench.page.evaluate(f"{inside}.widgets.at(-1).value") == drawn and '"x":' in drawn
 
     def test_the_wheel_moves_the_graph_until_the_editor_has_the_focus(self, bench):
         scale = "() => app.canvas.ds.scale"

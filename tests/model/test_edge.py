@@ -50,6 +50,15 @@ def test_half_a_pixel_of_shift_lies_between_none_and_one():
     assert half == pytest.approx((none + one) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("shift_px", [-7.25, -0.5, 0.75, 3, 12.1])
+def test_the_parts_of_a_shift_are_counted_to_the_end(shift_px):
+    told = []
+    adjust_edge(disc(18, size=600), EdgeOptions(shift_px=shift_px), lambda *part: told.append(part))
+    parts = told[-1][1]
+    assert [done for done, _ in told][-1] == parts and len(told) >= 3
+    assert all(before < after for before, after in zip(told, told[1:])) and {parts} == {most for _, most in told}
+
+
 def test_feathering_softens_and_keeps_a_cut_off_subject_solid_at_the_border():
     alpha = torch.zeros(40, 40)
     alpha[:, :20] = 1

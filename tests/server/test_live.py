@@ -247,6 +247,7 @@ def test_a_question_of_more_than_a_megabyte_is_refused_whether_it_tells_its_leng
     for data in (body, pieces()):
         status, told = asyncio.run(post(data))
         assert status == 413 and told["state"] == "bad" and "1,000,000 bytes" in told["error"]
+        assert told["code"] == "too_large" and told["values"] == {"limit": 1_000_000}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,17 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { LiveJobs, asItRan, editorIn, fleetingInputs, signatureOf, withLiveNode } from "../../web/js/editor/job.mjs";
+import {
+  LiveJobs,
+  asItRan,
+  editorIn,
+  fleetingInputs,
+  nodesBefore,
+  restlessInputs,
+  signatureOf,
+  withLiveNode,
+} from "../../web/js/editor/job.mjs";
+import { useLocale } from "../../web/js/editor/texts.mjs";
 
 const PROMPT = Object.freeze({
   1: { class_type: "LoadImage", inputs: { image: "cat.png" }, _meta: { title: "Load Image" } },
@@ -37,6 +47,15 @@ test("the order of inputs does not matter, and a circle has an end", () => {
   assert.equal(signatureOf(turned, "3"), signatureOf(PROMPT, "3"));
   assert.notEqual(signatureOf(changed(1, { image: ["3", 0] }), "3"), "");
   assert.equal(signatureOf(PROMPT, "9"), "");
+});
+
+test("of a camera every reading makes another file, of a drawing none does, and nodes elsewhere are no matter", () => {
+  const once = changed(1, { image: "webcam/1.png", width: 640 });
+  const again = { ...changed(1, { image: "webcam/2.png", width: 640 }), 4: { class_type: "X", inputs: { a: 2 } } };
+  again[3] = { ...PROMPT[3], inputs: { ...PROMPT[3].inputs, prompts: "drawn on" } };
+  assert.deepEqual(restlessInputs(once, again, "3"), [{ id: "1", name: "image" }]);
+  assert.deepEqual(restlessInputs(once, once, "3"), []);
+  assert.deepEqual([...nodesBefore(once, "3")].sort(), ["1", "2", "3"]);
 });
 
 /** A graph whose first node has a seed under control after generate, and a prompt of which a part is left to chance. */
@@ -182,6 +201,23 @@ test("a node that fails is told in its own words", async () => {
   await assert.rejects(running, { state: "failed", message: "Connect Load SAM too." });
 });
 
+test("that the memory does not suffice is said in the user's language", async () => {
+  const server = new TestServer();
+  const running = server.run();
+  await server.posted();
+  useLocale({ de: { mattingAnything: { previewOutOfMemory: "Der Speicher reicht nicht." } } }, "de");
+  server.say("execution_error", { exception_type: "torch.OutOfMemoryError", exception_message: "Allocation failed" });
+  await assert.rejects(running, { state: "failed", message: "Der Speicher reicht nicht." });
+  useLocale({}, "en");
+});
+
+test("one model without the other is said before anything is sent", () => {
+  const wanted = { frame: 0, target: 0, text: "drawn" };
+  assert.throws(() => withLiveNode(changed(3, { sam: ["1", 0] }), "3", wanted), /Connect Load Mask-to-Matte too/);
+  assert.throws(() => withLiveNode(changed(3, { m2m: ["1", 0] }), "3", wanted), /Connect Load SAM too/);
+  assert.equal(withLiveNode(changed(3, { sam: ["1", 0], m2m: ["1", 0] }), "3", wanted).liveId, "3-live");
+});
+
 test("a job that ends without an answer is an error", async () => {
   const server = new TestServer();
   const running = server.run();
@@ -205,6 +241,35 @@ for (const [why, content, state, says] of [
     },
     "failed",
     /Connect an image/,
+  ],
+  [
+    "a model file is not there",
+    {
+      node_errors: {
+        1: {
+          errors: [
+            {
+              type: "value_not_in_list",
+              message: "Value not in list",
+              details: "image: 'cat.png' not in []",
+              extra_info: { input_name: "image", received_value: "cat.png" },
+            },
+          ],
+        },
+      },
+    },
+    "failed",
+    /^Load Image: “cat.png” is not there. Choose another image.$/,
+  ],
+  [
+    "a node before it lacks an input",
+    {
+      node_errors: {
+        2: { errors: [{ type: "required_input_missing", message: "Missing", extra_info: { input_name: "image" } }] },
+      },
+    },
+    "failed",
+    /^ImageInvert: connect image.$/,
   ],
   [
     "a value is refused",

@@ -3,6 +3,7 @@ import { test } from "node:test";
 
 import { addPoint, addTarget, deletePoint, emptyDrawing, hideTarget, serialise } from "../../web/js/editor/drawing.mjs";
 import { LiveClient, LiveError, askWorker } from "../../web/js/editor/live.mjs";
+import { useLocale } from "../../web/js/editor/texts.mjs";
 
 const SIZE = { width: 640, height: 480 };
 
@@ -30,6 +31,7 @@ class Scene {
     this.signatureNow = "graph 1";
     this.answer = answerOf();
     this.busy = false;
+    this.otherPicture = null;
     this.clock = 0;
     this.asked = [];
     this.mattes = [];
@@ -46,7 +48,10 @@ class Scene {
         later: (callback, ms) => this.timers.push({ callback, ms }),
       },
       {
-        drawn: () => ({ drawing: this.drawing, text: serialise(this.drawing) }),
+        drawn: () => {
+          const { drawing, otherPicture } = this;
+          return { drawing, text: serialise(drawing), otherPicture };
+        },
         onMatte: (target, matte) => (this.mattes[target] = matte),
         onPicture: (answer) => this.pictures.push(answer),
         onStatus: (status) => this.statuses.push(status),
@@ -440,6 +445,33 @@ for (const [why, response, state, says] of [
   });
 }
 
+test("a refusal with a code is said in the user's language, one without or of a newer server in its own words", async () => {
+  useLocale({ de: { mattingAnything: { previewMatteFailed: "Fehlgeschlagen: {reason}" } } }, "de");
+  const refusal = { error: "The live matte failed: no room", state: "failed", values: { reason: "no room" } };
+  for (const [code, says] of [
+    ["failed", "Fehlgeschlagen: no room"],
+    ["unheard_of", "The live matte failed: no room"],
+    ["", "The live matte failed: no room"],
+  ]) {
+    const response = json({ ...refusal, code }, 500);
+    const asking = askWorker(async () => response, async () => null, {}, new AbortController().signal);
+    await assert.rejects(asking, { state: "failed", message: says });
+  }
+  useLocale({}, "en");
+});
+
+test("nothing is asked for a drawing of another picture, which is said, until it is stretched", async () => {
+  const scene = await Scene.ready();
+  scene.otherPicture = { width: 640, height: 480, newWidth: 480, newHeight: 640 };
+  await scene.draw(drawn([11, 20]));
+  assert.deepEqual(scene.log, []);
+  assert.equal(scene.status.state, "idle");
+  assert.match(scene.status.text, /640 x 480.*480 x 640/);
+  scene.otherPicture = null;
+  await scene.draw(drawn([12, 20]));
+  assert.deepEqual(scene.log, ["mask 12"]);
+});
+
 test("a server that does not answer is an error with a sentence", async () => {
   const fetchApi = async () => {
     throw new TypeError("fetch failed");
@@ -451,3 +483,25 @@ test("a server that does not answer is an error with a sentence", async () => {
 function json(content, status) {
   return new Response(JSON.stringify(content), { status });
 }
+
+test("mattes that were given up out of sight are asked for again when the editor is shown", async () => {
+  const scene = await Scene.ready();
+  assert.ok(scene.live.pixelBytes > 0);
+  const before = scene.asked.length;
+  scene.live.setAsleep(true);
+  scene.live.dropPixels();
+  assert.equal(scene.live.pixelBytes, 0);
+  scene.live.setAsleep(false);
+  await scene.answers();
+  await scene.answers();
+  assert.deepEqual(scene.log.slice(before), ["mask 10", "matte 10"]);
+  assert.equal(scene.mattes[0].stage, "matte");
+});
+
+test("a picture that the server has forgotten in the meantime is brought by a job", async () => {
+  const scene = await Scene.ready();
+  scene.live.forgetSession();
+  assert.equal(scene.last.kind, "run");
+  await scene.answers();
+  assert.equal(scene.pictures.length, 2);
+});

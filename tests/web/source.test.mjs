@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { executionIds, fleetingValue, originOf, pictureFile, viewRoute } from "../../web/js/editor/source.mjs";
+import { executionIds, fleetingValue, nodeState, originOf, pictureFile, viewRoute } from "../../web/js/editor/source.mjs";
 
 const BYPASSED = 4;
 const MUTED = 2;
@@ -59,8 +59,8 @@ class TestGraph {
   }
 
   /** A node that holds `inner`; its first input and output lead in and out. */
-  subgraph(inner, { inputs = [], innerOutput } = {}) {
-    const node = this.add("sub", { inputs, isSubgraphNode: () => true, subgraph: inner });
+  subgraph(inner, { inputs = [], widgets = [], innerOutput } = {}) {
+    const node = this.add("sub", { inputs, widgets, isSubgraphNode: () => true, subgraph: inner });
     node.resolveSubgraphOutputLink = () =>
       innerOutput && { link: { origin_slot: innerOutput.slot }, outputNode: innerOutput.node };
     return node;
@@ -187,6 +187,42 @@ test("a node of a subgraph that stands twice in the workflow is executed under t
   root.subgraph(inner);
   assert.deepEqual(executionIds(root, editor), ["1:1", "2:1"]);
   assert.deepEqual(executionIds(root, root.editor()), ["3"]);
+});
+
+test("a seed at the border of its subgraph is found there, and its control inside", () => {
+  const root = new TestGraph();
+  const inner = new TestGraph("inner");
+  const control = { name: "control_after_generate", options: { values: ["fixed", "randomize"] } };
+  const widgets = [{ name: "seed", value: 0, linkedWidgets: [control] }, { name: "steps", value: 20 }];
+  const sampler = inner.add("KSampler", { inputs: [["seed", "INT"], ["steps", "INT"]], widgets });
+  const inputs = [["seed_1", "INT"], ["steps", "INT"]];
+  const around = root.subgraph(inner, { inputs, widgets: [{ name: "steps", value: 30 }, { name: "seed_1", value: 7 }] });
+  sampler.inputs.forEach((input, slot) => {
+    inner.links.set(slot + 1, { id: slot + 1, origin_id: -10, origin_slot: slot, target_id: 1, target_slot: slot });
+    input.link = slot + 1;
+    around.inputs[slot].widget = { name: inputs[slot][0] };
+  });
+  const place = `${around.id}:${sampler.id}`;
+  assert.equal(fleetingValue(root, place, "seed"), 7);
+  assert.equal(fleetingValue(root, place, "steps"), undefined);
+  const primitive = { isVirtualNode: true, widgets: [{ name: "value", value: 9 }] };
+  root.link(root.add("PrimitiveNode", primitive), 0, around, "seed_1");
+  assert.equal(fleetingValue(root, place, "seed"), 9);
+  root.link(root.add("ComputeSeed"), 0, around, "seed_1");
+  assert.equal(fleetingValue(root, place, "seed"), undefined);
+});
+
+test("the state of a node is what a workflow keeps of it, in a subgraph too", () => {
+  const root = new TestGraph();
+  const inner = new TestGraph("inner");
+  const view = { widgets_values: [1, "temp/1.png"], properties: { camera: [0, 1] } };
+  inner.add("Load3D", { serialize: () => ({ id: 1, pos: [0, 0], ...view }) });
+  const place = `${root.subgraph(inner).id}:1`;
+  const before = nodeState(root, place);
+  view.properties = { camera: [0, 2] };
+  assert.notEqual(nodeState(root, place), before);
+  view.properties = { camera: [0, 1] };
+  assert.equal(nodeState(root, place), before);
 });
 
 test("what each run gets anew is found in a subgraph and on a primitive node, and nothing else is taken for it", () => {

@@ -41,6 +41,15 @@ test("every text that the code asks for is there", () => {
   assert.deepEqual([...new Set(asked)].filter((key) => !(key in ENGLISH)), []);
 });
 
+test("every refusal of the server that has a code is said by the page", () => {
+  const codes = [...read("nodes/routes.py").matchAll(/\bcode="(\w+)"/g)].map(([, code]) => code);
+  const [, said] = /const REFUSALS = Object\.freeze\(\{([^}]*)\}/.exec(read("web/js/editor/live.mjs"));
+  const texts = Object.fromEntries([...said.matchAll(/(\w+): "(\w+)"/g)].map(([, code, key]) => [code, key]));
+  assert.deepEqual(Object.keys(texts).sort(), codes.sort());
+  assert.ok(codes.length > 2);
+  assert.deepEqual(Object.values(texts).filter((key) => !(key in ENGLISH)), []);
+});
+
 test("settings and commands are named in English as the code names them", () => {
   const code = read("web/js/matting.js");
   const settings = JSON.parse(read("locales/en/settings.json"));

@@ -67,7 +67,8 @@ function inform(text) {
 
 /** @param {string} name of an editor's command */
 function commandChosen(name) {
-  const host = editors.chosen();
+  // What a command takes away has to be before the user's eyes.
+  const host = editors.chosen({ isNamed: name === "clear" });
   if (host) {
     host.editor.command(name);
   } else {

@@ -30,8 +30,9 @@ import {
   TARGET_COLORS,
 } from "./drawing.mjs";
 import { putStyle } from "./editor.css.mjs";
-import { fit, keepInSight, ontoPicture, pan, recentre, toPicture, zoom } from "./geometry.mjs";
+import { fit, keepInSight, ontoPicture, pan, recentre, toCanvas, toPicture, zoom } from "./geometry.mjs";
 import { History } from "./history.mjs";
+import { decodedBytes } from "./memory.mjs";
 import { BACKDROPS, matteFromGrey, Picture, PromptPainter, ScenePainter, sizeOf } from "./paint.mjs";
 import { element, Panel, shownColor } from "./panel.mjs";
 import { t } from "./texts.mjs";
@@ -118,6 +119,10 @@ const MOST_MATTES = 48;
 const MOST_CANVAS_PX = 4096;
 /** How long the graph must have stood still, in milliseconds, before the canvases follow its zoom. */
 const SETTLE_MS = 160;
+/** What an arrow key moves the crosshair by, in CSS pixels; more than the slop of a drag. */
+const ARROW_PX = 4;
+/** The id of the crosshair among the pointers; those of the browser are not negative. */
+const KEYS_ID = -1;
 
 /** @type {Readonly<Record<string, string>>} */
 const KEY_COMMANDS = Object.freeze({
@@ -434,6 +439,25 @@ export class PromptEditor {
     this.#requestFrame({ scene: true, panel: true });
   }
 
+  /** What its decoded pictures and canvases take in memory. */
+  get pixelBytes() {
+    // Each matte has a copy in its target's colour.
+    const mattes = [...this.#mattes.values()].flatMap(({ alpha }) => [alpha, alpha]);
+    return decodedBytes([...(this.#picture?.images ?? []), ...mattes, this.sceneCanvas, this.promptCanvas]);
+  }
+
+  /** Gives up the picture, the mattes and what is painted, until a picture is set again. The view stays as it is. */
+  dropPixels() {
+    this.#abandonGesture();
+    this.#shown = { ...this.#shown, image: null };
+    this.#picture = null;
+    this.#mattes.clear();
+    this.#scenePainter = new ScenePainter();
+    for (const canvas of [this.sceneCanvas, this.promptCanvas]) {
+      canvas.width = canvas.height = 0;
+    }
+  }
+
   dispose() {
     this.#disposal.abort();
     cancelAnimationFrame(this.#frameRequest);
@@ -457,10 +481,16 @@ export class PromptEditor {
     return this.#shown.width > 0 && this.#shown.height > 0;
   }
 
-  /** Whether the drawing belongs to a picture of another shape. */
-  get #otherPicture() {
+  /**
+   * When the drawing belongs to a picture of another shape: its size and that of the picture shown.
+   *
+   * @returns {{ width: number, height: number, newWidth: number, newHeight: number } | null}
+   */
+  get otherPicture() {
     const { drawing } = this;
-    return drawing.targets.length > 0 && this.#sizeKnown && !fits(drawing, this.#shown.width, this.#shown.height);
+    const { width: newWidth, height: newHeight } = this.#shown;
+    const isOther = drawing.targets.length > 0 && this.#sizeKnown && !fits(drawing, newWidth, newHeight);
+    return isOther ? { width: drawing.width, height: drawing.height, newWidth, newHeight } : null;
   }
 
   /** @returns {Drawing} in pixels of the picture shown */
@@ -569,9 +599,9 @@ export class PromptEditor {
       const moved = view.scale !== this.#view.scale || view.x !== this.#view.x || view.y !== this.#view.y;
       this.#sceneChanged ||= moved;
       this.#panelChanged ||= moved;
-      this.#view = view;
+      this.#takeView(view);
     } else if (resized) {
-      this.#view = keepInSight(recentre(this.#view, this.#room, room), this.#pictureSize, room);
+      this.#takeView(keepInSight(recentre(this.#view, this.#room, room), this.#pictureSize, room));
       this.#sceneChanged = true;
     }
     this.#room = room;
@@ -593,7 +623,7 @@ export class PromptEditor {
       {
         picture: this.#picture,
         view: this.#view,
-        mattes: this.#otherPicture ? [] : mattes,
+        mattes: this.otherPicture ? [] : mattes,
         backdrop: this.#settings.backdrop,
         opacity: this.#settings.overlayOpacity,
         stale: this.#frame !== this.#shown.frame,
@@ -603,7 +633,7 @@ export class PromptEditor {
 
   #paintPrompts() {
     const drawing = this.#drawingShown;
-    const drawable = this.#picture !== null && this.#sizeKnown && !this.#otherPicture;
+    const drawable = this.#picture !== null && this.#sizeKnown && !this.otherPicture;
     const prompts = drawing.targets.flatMap((target, index) => {
       const prompt = promptOf(target, index === this.#active ? this.#scope : this.#frame);
       const color = shownColor(target, index, this.#settings.overlayColor);
@@ -636,7 +666,6 @@ export class PromptEditor {
     const focused = this.#hasFocus ? document.activeElement : null;
     const { drawing } = this;
     const active = drawing.targets[this.#active];
-    const other = this.#otherPicture;
     const alone = this.#scope !== ALL_FRAMES;
     const error = this.#status.state === "error";
     const unreadable = this.#unreadable.get(drawing)?.why;
@@ -670,14 +699,7 @@ export class PromptEditor {
       hasPicture: this.#picture !== null,
       sizeKnown: this.#sizeKnown,
       untouched: drawing.targets.every((target) => Object.values(target.prompts).every(isEmpty)),
-      otherPicture: other
-        ? {
-            width: drawing.width,
-            height: drawing.height,
-            newWidth: this.#shown.width,
-            newHeight: this.#shown.height,
-          }
-        : null,
+      otherPicture: this.otherPicture,
       status,
       zoomPercent: Math.round(this.#view.scale * 100),
     });
@@ -735,7 +757,7 @@ export class PromptEditor {
   #edit(edit) {
     this.#abandonGesture();
     // On a picture of another shape the drawing is not scaled before the user says so.
-    const before = this.#otherPicture ? this.drawing : this.#drawingShown;
+    const before = this.otherPicture ? this.drawing : this.#drawingShown;
     try {
       const after = edit(before);
       if (after === before) {
@@ -859,7 +881,7 @@ export class PromptEditor {
       this.#say(t("sizeUnknown"));
       return false;
     }
-    if (this.#otherPicture) {
+    if (this.otherPicture) {
       return false;
     }
     if (this.drawing.targets[this.#active]?.hidden) {
@@ -869,10 +891,20 @@ export class PromptEditor {
     return true;
   }
 
+  /** @returns {boolean} whether there is something to erase; otherwise says so */
+  #mayErase() {
+    const { strokes } = promptOf(this.drawing.targets[this.#active], this.#scope);
+    if (strokes.length === 0) {
+      this.#say(t("nothingToErase"));
+    }
+    return strokes.length > 0;
+  }
+
   /** @param {string} name */
   command(name) {
     const tool = /^tool:(points|box|brush|eraser|pan)$/.exec(name)?.[1];
     if (tool !== undefined) {
+      this.#abandonKeys();
       this.#change(() => {
         this.#tool = /** @type {ToolName} */ (tool);
         this.#hovered = null;
@@ -924,7 +956,7 @@ export class PromptEditor {
   }
 
   #clear() {
-    if (this.#otherPicture) {
+    if (this.otherPicture) {
       this.#clearAll();
       return;
     }
@@ -946,7 +978,7 @@ export class PromptEditor {
   }
 
   #newTarget() {
-    if (this.#otherPicture) {
+    if (this.otherPicture) {
       return;
     }
     const added = this.#edit((drawing) => addTarget(drawing));
@@ -977,6 +1009,7 @@ export class PromptEditor {
     if (index === this.#active || this.drawing.targets[index] === undefined) {
       return;
     }
+    this.#abandonKeys();
     this.#change(() => {
       this.#active = index;
       this.#selection = null;
@@ -1060,9 +1093,17 @@ export class PromptEditor {
 
   /** @param {View} view */
   #setView(view) {
-    this.#view = view;
+    this.#takeView(view);
     this.#fitted = false;
     this.redraw();
+  }
+
+  /** @param {View} view under which the crosshair of the keys stays where it is on the picture */
+  #takeView(view) {
+    if (this.#byKeys && this.#pointerAt !== null) {
+      this.#pointerAt = toCanvas(view, toPicture(this.#view, this.#pointerAt));
+    }
+    this.#view = view;
   }
 
   /**
@@ -1145,6 +1186,7 @@ export class PromptEditor {
       if (!this.#hasFocus) {
         this.element.classList.remove("mam-focused");
         this.#panning = false;
+        this.#abandonKeys();
         this.#requestFrame();
       }
     });
@@ -1193,6 +1235,7 @@ export class PromptEditor {
     if (event.isPrimary && this.#tools.pointer?.type === event.pointerType) {
       this.#abandonGesture();
     }
+    this.#abandonKeys();
     const surface = this.#surface();
     const pans = event.button === 1 || surface.panning || surface.tool === "pan";
     const second = this.#tools.busy && event.pointerType === "touch";
@@ -1206,8 +1249,7 @@ export class PromptEditor {
       return;
     }
     const erasing = surface.tool === "eraser" || event.button === 5;
-    if (!pans && !second && erasing && promptOf(this.drawing.targets[this.#active], this.#scope).strokes.length === 0) {
-      this.#say(t("nothingToErase"));
+    if (!pans && !second && erasing && !this.#mayErase()) {
       return;
     }
     const step = this.#tools.press(surface, this.#pointer(event));
@@ -1237,6 +1279,9 @@ export class PromptEditor {
 
   /** @param {PointerEvent} event */
   #onPointerMove(event) {
+    if (this.#drawsByKeys) {
+      return;
+    }
     this.#byKeys = false;
     if (this.#tools.busy) {
       event.stopPropagation();
@@ -1352,6 +1397,10 @@ export class PromptEditor {
       this.#chooseTarget(Number(key) - 1);
       return true;
     }
+    if (key === "Enter") {
+      // Held down it is one press.
+      return event.repeat ? this.#byKeys : this.#pressByKey();
+    }
     return this.#onEditingKey(key, event.shiftKey);
   }
 
@@ -1369,6 +1418,7 @@ export class PromptEditor {
         return true;
       case "Escape":
         if (this.#tools.busy) {
+          this.#abandonKeys();
           this.#abandonGesture();
           return true;
         }
@@ -1377,8 +1427,6 @@ export class PromptEditor {
           return true;
         }
         return false;
-      case "Enter":
-        return this.#pressByKey();
       case "Delete":
       case "Backspace":
         this.#deleteSelected();
@@ -1420,42 +1468,94 @@ export class PromptEditor {
     return direction > 0 ? Math.max(width + 1, width * 1.15) : Math.min(width - 1, width / 1.15);
   }
 
+  /** Whether a box or a stroke is being drawn by the keys. */
+  get #drawsByKeys() {
+    return this.#tools.pointer?.id === KEYS_ID;
+  }
+
+  /** Ends such a gesture and leaves the drawing as it was before it. */
+  #abandonKeys() {
+    if (this.#drawsByKeys) {
+      this.#notice = null;
+      this.#abandonGesture();
+    }
+  }
+
   /**
-   * The arrows move what is selected; else, with the points tool, the place where Enter sets a point; else the picture.
+   * The arrows move what is selected; else the crosshair, at which Enter draws; with the hand the picture.
    *
    * @param {number} dx
    * @param {number} dy
    */
   #onArrow(dx, dy) {
-    if (this.#selection !== null) {
+    if (this.#selection !== null && !this.#drawsByKeys) {
       this.#nudge(dx, dy);
-    } else if (this.#tool === "points") {
-      const { x, y } = this.#pointerAt ?? { x: this.#room.width / 2, y: this.#room.height / 2 };
-      this.#pointerAt = {
-        x: Math.min(this.#room.width, Math.max(0, x + 4 * dx)),
-        y: Math.min(this.#room.height, Math.max(0, y + 4 * dy)),
-      };
-      this.#byKeys = true;
-      this.#hovered = this.#tools.hover(this.#surface(), this.#pointerAt).hit;
-      this.#requestFrame();
+    } else if (this.#tool !== "pan") {
+      this.#moveCrosshair(ARROW_PX * dx, ARROW_PX * dy);
     } else if (!this.#fitted) {
       this.#setView(keepInSight(pan(this.#view, -24 * dx, -24 * dy), this.#pictureSize, this.#room));
     }
     return true;
   }
 
-  /** Sets a point where the arrows went, or selects the one that is there. */
+  /**
+   * @param {number} dx CSS pixels
+   * @param {number} dy
+   */
+  #moveCrosshair(dx, dy) {
+    const { width, height } = this.#room;
+    const from = this.#pointerAt ?? { x: width / 2, y: height / 2 };
+    const to = { x: from.x + dx, y: from.y + dy };
+    const within = { x: Math.min(width, Math.max(0, to.x)), y: Math.min(height, Math.max(0, to.y)) };
+    if (!this.#fitted && (within.x !== to.x || within.y !== to.y)) {
+      // What lies beyond the border comes into sight.
+      const panned = pan(this.#view, within.x - to.x, within.y - to.y);
+      this.#setView(keepInSight(panned, this.#pictureSize, this.#room));
+    }
+    this.#pointerAt = within;
+    this.#byKeys = true;
+    if (this.#drawsByKeys) {
+      this.#tools.move(this.#surface(), this.#crosshair(within));
+      this.#gestureMoved = true;
+    } else {
+      this.#hovered = this.#tools.hover(this.#surface(), within).hit;
+    }
+    this.#requestFrame();
+  }
+
+  /** @param {{ x: number, y: number }} at @returns {Pointer} */
+  #crosshair({ x, y }) {
+    const none = { shift: false, alt: false, ctrl: false };
+    return { id: KEYS_ID, x, y, button: 0, ...none, type: "mouse", time: performance.now() };
+  }
+
+  /**
+   * At the place where the arrows went Enter sets a point or selects the one that is there; of a box or a stroke it
+   * sets the beginning, and pressed once more the end.
+   *
+   * @returns {boolean} whether there is such a place
+   */
   #pressByKey() {
-    if (!this.#byKeys || this.#pointerAt === null || this.#tool !== "points" || !this.#mayDraw()) {
+    if (!this.#byKeys || this.#pointerAt === null || this.#tool === "pan" || this.#panning) {
       return false;
     }
-    const pointer = /** @type {Pointer} */ ({
-      ...{ id: -1, ...this.#pointerAt, button: 0, shift: false, alt: false, ctrl: false, type: "mouse" },
-      time: performance.now(),
-    });
+    const pointer = this.#crosshair(this.#pointerAt);
+    if (this.#drawsByKeys) {
+      this.#notice = null;
+      this.#settle(this.#tools.release(pointer) ?? {});
+      return true;
+    }
+    if (this.#tools.busy || !this.#mayDraw() || (this.#tool === "eraser" && !this.#mayErase())) {
+      return true;
+    }
     this.#tellGesture("start");
-    this.#tools.press(this.#surface(), pointer);
-    this.#settle(this.#tools.release(pointer) ?? {});
+    const step = this.#tools.press(this.#surface(), pointer) ?? {};
+    if (this.#tool !== "points") {
+      this.#takeDraft(step);
+      this.#say(t("keysDraw"));
+    } else {
+      this.#settle(this.#tools.release(pointer) ?? {});
+    }
     return true;
   }
 

@@ -68,6 +68,50 @@ export function signatureOf(prompt, editorId) {
 }
 
 /**
+ * @param {ApiPrompt} prompt
+ * @param {string} editorId
+ * @returns {Set<string>} the editor and every node before it
+ */
+export function nodesBefore(prompt, editorId) {
+  /** @type {Set<string>} */
+  const found = new Set();
+  /** @param {string} id */
+  const add = (id) => {
+    if (!found.has(id)) {
+      found.add(id);
+      for (const value of Object.values(prompt[id]?.inputs ?? {})) {
+        if (isLink(value, prompt)) {
+          add(value[0]);
+        }
+      }
+    }
+  };
+  add(editorId);
+  return found;
+}
+
+/**
+ * The inputs before an editor of which every reading of the graph makes another value, as those of a camera, which
+ * takes a picture for it.
+ *
+ * @param {ApiPrompt} once the graph
+ * @param {ApiPrompt} again the same graph, read a moment later
+ * @param {string} editorId
+ * @returns {{ id: string, name: string }[]}
+ */
+export function restlessInputs(once, again, editorId) {
+  return [...nodesBefore(once, editorId)].flatMap((id) =>
+    Object.entries(once[id]?.inputs ?? {})
+      .filter(([name, value]) => {
+        const later = again[id]?.inputs[name];
+        return later !== undefined && JSON.stringify(later) !== JSON.stringify(value);
+      })
+      .filter(([name]) => id !== editorId || name !== VALUE_INPUT)
+      .map(([name]) => ({ id, name })),
+  );
+}
+
+/**
  * @param {ApiPrompt} prompt that runs or ran
  * @param {(id: string, name: string) => unknown} valueOf the widget's value of an input that each run gets anew, now
  * @returns {Fleeting[]}
@@ -109,6 +153,10 @@ export function withLiveNode(prompt, editorId, { frame, target, text }) {
   const editor = prompt[editorId];
   if (!editor) {
     throw new LiveError("failed", t("previewNotInPrompt"));
+  }
+  const models = ["sam", "m2m"].map((name) => isLink(editor.inputs[name], prompt));
+  if (models[0] !== models[1]) {
+    throw new LiveError("failed", t(models[0] ? "previewNoM2m" : "previewNoSam"));
   }
   let liveId = `${editorId}-live`;
   while (liveId in prompt) {
@@ -204,7 +252,7 @@ export class LiveJobs {
     }).catch(() => null);
     if (!response?.ok) {
       this.following.get(promptId)?.("executing", { node: null });
-      throw response ? await refusal(response) : new LiveError("failed", t("previewNoConnection"));
+      throw response ? await refusal(response, prompt) : new LiveError("failed", t("previewNoConnection"));
     }
   }
 
@@ -247,7 +295,7 @@ export class LiveJobs {
       } else if (type === "executed" && data.node === liveId && data.output?.mam_live?.[0]) {
         answered(data.output.mam_live[0]);
       } else if (type === "execution_error") {
-        failed(new LiveError("failed", String(data.exception_message ?? "").trim() || t("previewNoAnswer")));
+        failed(new LiveError("failed", failureOf(data)));
       } else if (type === "execution_interrupted") {
         failed(new LiveError("failed", t("previewInterrupted")));
       } else if (type === "executing" && data.node === null) {
@@ -372,24 +420,60 @@ export class LiveJobs {
 }
 
 /**
+ * @param {{ exception_type?: string, exception_message?: string }} failure of a node
+ * @returns {string} what the user is told: its own words, where it is none that is known
+ */
+function failureOf({ exception_type, exception_message }) {
+  if (/OutOfMemory|MemoryError/.test(exception_type ?? "")) {
+    return t("previewOutOfMemory");
+  }
+  return String(exception_message ?? "").trim() || t("previewNoAnswer");
+}
+
+/**
+ * @typedef {object} Reason why ComfyUI does not run a node
+ * @property {string} message
+ * @property {string} [type]
+ * @property {string} [details]
+ * @property {{ input_name?: string, received_value?: unknown }} [extra_info]
+ */
+
+/**
+ * @param {ApiNode | undefined} node
+ * @param {Reason} reason
+ * @returns {string}
+ */
+function sentenceOf(node, { type, message, details, extra_info }) {
+  const { input_name: input = "", received_value: value = "" } = extra_info ?? {};
+  const values = { node: node?._meta?.title ?? node?.class_type ?? "", input, value: String(value) };
+  if (input === "image" && (node?.class_type === EDITOR_NODE || node?.class_type === LIVE_NODE)) {
+    return t("previewNoImage");
+  }
+  if (type === "value_not_in_list") {
+    return t("previewNotInList", values);
+  }
+  if (type === "required_input_missing") {
+    return t("previewInputMissing", values);
+  }
+  return [message, details].filter(Boolean).join(": ");
+}
+
+/**
  * What ComfyUI's validation said, as one sentence.
  *
  * @param {Response} response
+ * @param {ApiPrompt} prompt
  * @returns {Promise<LiveError>}
  */
-async function refusal(response) {
+async function refusal(response, prompt) {
   const said = await response.json().catch(() => ({}));
   if (said.error?.type === "missing_node_type" && JSON.stringify(said.error).includes(LIVE_NODE)) {
     return new LiveError("unsupported", t("previewOldServer"));
   }
-  /** @type {{ errors?: { message: string, details?: string, extra_info?: { input_name?: string } }[] }[]} */
-  const nodes = Object.values(said.node_errors ?? {});
-  const reasons = nodes.flatMap((node) => node.errors ?? []);
-  if (reasons.some((reason) => reason.extra_info?.input_name === "image")) {
-    return new LiveError("failed", t("previewNoImage"));
-  }
-  const [first] = reasons;
-  const sentence = first ? [first.message, first.details].filter(Boolean).join(": ") : said.error?.message;
+  /** @type {[string, { errors?: Reason[] }][]} */
+  const nodes = Object.entries(said.node_errors ?? {});
+  const [first] = nodes.flatMap(([id, { errors }]) => (errors ?? []).map((reason) => sentenceOf(prompt[id], reason)));
+  const sentence = first ?? said.error?.message;
   return new LiveError("failed", sentence || t("previewFailed", { code: response.status }));
 }
 

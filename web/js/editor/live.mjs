@@ -10,6 +10,7 @@
  */
 
 import { isEmpty, promptOf } from "./drawing.mjs";
+import { decodedBytes } from "./memory.mjs";
 import { t } from "./texts.mjs";
 
 /** @typedef {import("./drawing.mjs").Drawing} Drawing */
@@ -66,8 +67,15 @@ import { t } from "./texts.mjs";
  * @property {(callback: () => void, ms: number) => void} later
  */
 /**
+ * @typedef {object} Drawn
+ * @property {Drawing} drawing
+ * @property {string} text
+ * @property {Record<string, number> | null} otherPicture when it was drawn on a picture of another shape: the sizes of
+ *   both, for the sentence
+ */
+/**
  * @typedef {object} Listener
- * @property {() => { drawing: Drawing, text: string }} drawn
+ * @property {() => Drawn} drawn
  * @property {(target: number, matte: Matte | null) => void} onMatte
  * @property {(answer: Answer) => void} onPicture
  * @property {(status: { state: "idle" | "waiting" | "working" | "ready" | "error", text: string,
@@ -79,6 +87,12 @@ const REMEMBERED_MATTES = 24;
 const REMEMBERED_SESSIONS = 8;
 /** Dragging asks the classical engine, which shares the processor with everything else, at most half of the time. */
 const CLASSICAL_PAUSE_MS = 120;
+/** @type {Readonly<Record<string, string>>} codes of the server's refusals -> texts that say them in the user's language */
+const REFUSALS = Object.freeze({
+  failed: "previewMatteFailed",
+  late: "previewLate",
+  too_large: "previewTooLarge",
+});
 /** Until one was measured: what a job spends beside its own work. */
 const ROUND_TRIP_MS = 30;
 
@@ -240,6 +254,24 @@ export class LiveClient {
     this.proceed();
   }
 
+  /** What its decoded mattes take in memory. */
+  get pixelBytes() {
+    return decodedBytes([...this.mattes.values()].map(({ region: [, , width, height] }) => ({ width, height })));
+  }
+
+  /** Gives up the mattes; those that are wanted again are asked for again. */
+  dropPixels() {
+    this.mattes.clear();
+    this.shown = [];
+  }
+
+  /** The server turned out not to have the picture any more. */
+  forgetSession() {
+    this.sessions.delete(this.frame);
+    this.wantsPicture = true;
+    this.proceed();
+  }
+
   retry() {
     this.error = null;
     this.forgotten = 0;
@@ -350,11 +382,14 @@ export class LiveClient {
       this.say("error", this.error.message);
       return;
     }
-    const wish = this.next();
+    const { otherPicture } = this.listener.drawn();
+    const wish = otherPicture ? undefined : this.next();
     const { session } = this;
     if (!wish || (!session && !this.touched)) {
       if (this.wantsPicture && this.touched && !session) {
         void this.runJob(null);
+      } else if (otherPicture) {
+        this.say("idle", t("otherPicture", otherPicture));
       } else if (session && this.wishes().length > 0) {
         this.sayReady();
       } else {
@@ -613,7 +648,8 @@ export async function askWorker(fetchApi, decode, question, signal) {
       }
       throw new LiveError("failed", t("previewFailed", { code: response.status }));
     }
-    throw new LiveError(said.state, said.error);
+    const text = REFUSALS[said.code];
+    throw new LiveError(said.state, text ? t(text, said.values) : said.error);
   }
   const region = (response.headers.get("X-Mam-Region") ?? "").trim().split(/\s+/).map(Number);
   const [x = 0, y = 0, width = 0, height = 0, of_width = 0, of_height = 0] = region;

@@ -112,6 +112,11 @@ export class Picture {
     this.#halves = [{ image, ...sizeOf(image) }];
   }
 
+  /** @returns {readonly Size[]} of all images that it holds */
+  get images() {
+    return this.#halves;
+  }
+
   /**
    * @param {CanvasRenderingContext2D} context with device pixels as its unit
    * @param {View} view in device pixels

@@ -27,12 +27,13 @@
  * @property {string} [comfyClass]
  * @property {number} [mode]
  * @property {Graph | null} [graph]
- * @property {{ name: string, type: any, link?: any }[]} [inputs]
+ * @property {{ name: string, type: any, link?: any, widget?: { name: string } }[]} [inputs]
  * @property {{ name: string, type: any }[]} [outputs]
  * @property {Widget[]} [widgets]
  * @property {boolean} [isVirtualNode]
  * @property {Graph} [subgraph]
  * @property {() => boolean} [isSubgraphNode]
+ * @property {() => { widgets_values?: unknown, properties?: unknown }} [serialize]
  * @property {(slot: number) => { link: Link, outputNode?: GraphNode } | undefined} [resolveSubgraphOutputLink]
  * @property {(slot: number) => { node: GraphNode, slot: number } | undefined} [resolveVirtualOutput]
  * @property {(slot: number) => Link | null | undefined} [getInputLink]
@@ -104,21 +105,73 @@ export function executionIds(root, node) {
  *   or a text with choices. undefined for any other input
  */
 export function fleetingValue(root, executionId, inputName) {
+  const path = pathTo(root, executionId);
+  const slot = path.at(-1)?.inputs?.findIndex(({ name }) => name === inputName) ?? -1;
+  const own = path.at(-1)?.widgets?.find(({ name }) => name === inputName);
+  const holding = slot < 0 ? own : holdingWidget(path, slot);
+  return [own, holding].some((widget) => widget && isFleeting(widget)) ? holding?.value : undefined;
+}
+
+/**
+ * @param {Graph} root the workflow's own graph
+ * @param {string} executionId of a node
+ * @returns {string} what a workflow keeps of the node's widgets and settings
+ */
+export function nodeState(root, executionId) {
+  const { widgets_values, properties } = pathTo(root, executionId).at(-1)?.serialize?.() ?? {};
+  return JSON.stringify([widgets_values, properties]);
+}
+
+/**
+ * @param {Graph} root
+ * @param {string} executionId
+ * @returns {GraphNode[]} the subgraph nodes around a node, the outermost first, and the node itself; none when there is
+ *   no such node
+ */
+function pathTo(root, executionId) {
+  /** @type {GraphNode[]} */
+  const path = [];
   /** @type {Graph | undefined} */
   let graph = root;
-  /** @type {GraphNode | undefined} */
-  let node;
   for (const id of executionId.split(":")) {
-    node = graph?.nodes.find((candidate) => String(candidate.id) === id);
-    graph = node && innerGraph(node);
+    const node = graph?.nodes.find((candidate) => String(candidate.id) === id);
+    if (!node) {
+      return [];
+    }
+    path.push(node);
+    graph = innerGraph(node);
   }
-  const link = node?.graph?.getLink(node.inputs?.find(({ name }) => name === inputName)?.link);
-  const origin = link && node?.graph?.getNodeById(link.origin_id);
-  // A primitive node holds the widget of the input that it is connected to.
-  const holder = !link ? node : origin?.isVirtualNode ? origin : undefined;
-  const widget = link ? holder?.widgets?.[0] : holder?.widgets?.find(({ name }) => name === inputName);
-  const isControlled = widget?.linkedWidgets?.some(({ options }) => options?.values?.includes?.("randomize"));
-  return isControlled || widget?.dynamicPrompts ? widget?.value : undefined;
+  return path;
+}
+
+/** @param {Widget} widget */
+function isFleeting({ linkedWidgets, dynamicPrompts }) {
+  return dynamicPrompts || linkedWidgets?.some(({ options }) => options?.values?.includes?.("randomize"));
+}
+
+/**
+ * @param {GraphNode[]} path to a node
+ * @param {number} slot of an input that has a widget
+ * @returns {Widget | undefined} the widget whose value the input gets: its own, that of a primitive node, or the one
+ *   that stands for it at the border of its subgraph. undefined when another node computes it
+ */
+function holdingWidget(path, slot) {
+  const node = path.at(-1);
+  const input = node?.inputs?.[slot];
+  const link = input && node?.graph?.getLink(input.link);
+  if (!link) {
+    return node?.widgets?.find(({ name }) => name === (input?.widget?.name ?? input?.name));
+  }
+  if (isFromBorder(link)) {
+    return holdingWidget(path.slice(0, -1), link.origin_slot);
+  }
+  const origin = node?.graph?.getNodeById(link.origin_id);
+  return origin?.isVirtualNode ? origin.widgets?.[0] : undefined;
+}
+
+/** @param {Link} link */
+function isFromBorder(link) {
+  return link.originIsIoNode ?? link.origin_id === SUBGRAPH_INPUT;
 }
 
 /**
@@ -148,7 +201,7 @@ function resolveInput(walk, node, slot, type) {
   if (!input || !link) {
     return null;
   }
-  if (link.originIsIoNode ?? link.origin_id === SUBGRAPH_INPUT) {
+  if (isFromBorder(link)) {
     const border = walk.around.at(-1);
     const outside = { ...walk, around: walk.around.slice(0, -1) };
     return border ? resolveInput(outside, border, link.origin_slot, type) : null;

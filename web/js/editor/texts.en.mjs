@@ -72,6 +72,7 @@ export const ENGLISH = Object.freeze({
   targetHidden: "This target is hidden. Show it to draw for it.",
   nothingToErase: "The eraser takes brush strokes away, and this target has none on this frame.",
   nothingSelected: "Select a point or the box first, or point at it.",
+  keysDraw: "Draw with the arrow keys; Shift makes them faster. Enter ends, Esc gives up.",
   otherPicture:
     "This was drawn on a picture of {width} x {height} pixels, and this one is {newWidth} x {newHeight}. Connect " +
     "the former picture, stretch the drawing, or clear it.",

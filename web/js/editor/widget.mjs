@@ -7,9 +7,28 @@
  */
 
 import { PromptEditor } from "./editor.mjs";
-import { LiveJobs, asItRan, editorIn, fleetingInputs, signatureOf, withLiveNode } from "./job.mjs";
+import {
+  LiveJobs,
+  asItRan,
+  editorIn,
+  fleetingInputs,
+  nodesBefore,
+  restlessInputs,
+  signatureOf,
+  withLiveNode,
+} from "./job.mjs";
 import { LiveClient, LiveError, askWorker } from "./live.mjs";
-import { executionIds, fleetingValue, loadBitmap, loadPicture, originOf, pictureFile, viewRoute } from "./source.mjs";
+import { beyondMemory } from "./memory.mjs";
+import {
+  executionIds,
+  fleetingValue,
+  loadBitmap,
+  loadPicture,
+  nodeState,
+  originOf,
+  pictureFile,
+  viewRoute,
+} from "./source.mjs";
 import { t } from "./texts.mjs";
 
 /** @typedef {import("./live.mjs").Answer} Answer */
@@ -38,8 +57,8 @@ export const LEAST_SIZE = Object.freeze({ width: 420, height: 640 });
 const LEAST_WIDGET_HEIGHT_PX = 380;
 /** Nothing tells a node that a widget before it was changed, so it looks. */
 const LOOKING_MS = 400;
-/** Editors of deleted nodes and of other workflows that are kept for an undo or a return. */
-const KEPT_EDITORS = 12;
+/** Editors of deleted nodes and of other workflows that are kept for an undo or a return; memory.mjs bounds their size. */
+const KEPT_EDITORS = 48;
 
 /** All editors of the page, and what they share. */
 export class Editors {
@@ -132,7 +151,7 @@ export class Editors {
     node.onRemoved = function (/** @type {any[]} */ ...args) {
       text = ours()?.text ?? text;
       ours()?.park();
-      editors.dropOldest();
+      editors.makeRoom();
       return onRemoved?.apply(this, args);
     };
     node.onConnectionsChange = function (/** @type {any[]} */ ...args) {
@@ -211,18 +230,21 @@ export class Editors {
     return { former: former && keep(former), fresh: () => keep(new EditorHost(this, root)) };
   }
 
-  /** Disposes of the editors that nobody came back for. */
-  dropOldest() {
+  /** Disposes of the editors that nobody came back for, and has those out of sight give up what takes too much room. */
+  makeRoom() {
     const absent = [...this.hosts].filter(([, host]) => !host.isPresent());
     for (const [key, host] of absent.slice(0, Math.max(0, absent.length - KEPT_EDITORS))) {
       this.hosts.delete(key);
       host.dispose();
     }
+    const outOfSight = [...this.hosts.values()].filter((host) => !host.isShown());
+    beyondMemory(outOfSight).forEach((host) => host.dropPixels());
   }
 
   look() {
     if (!document.hidden) {
       this.present.forEach((host) => void host.look());
+      this.makeRoom();
     }
   }
 
@@ -240,14 +262,19 @@ export class Editors {
     }
   }
 
-  /** @returns {EditorHost | undefined} the one that commands are meant for */
-  chosen() {
-    const { present } = this;
-    const focused = present.find((host) => host.root.contains(document.activeElement));
-    const selected = present.filter((host) => this.platform.app.canvas?.selected_nodes?.[host.node.id] === host.node);
-    const last = present.find((host) => host === this.lastUsed);
-    const onlyOne = present.length === 1 ? present[0] : undefined;
-    return focused ?? selected.find((host) => host === last) ?? selected[0] ?? onlyOne ?? last;
+  /**
+   * @param {{ isNamed?: boolean }} [options] whether it has to have the focus or be selected, and not be the only one or
+   *   the one used last
+   * @returns {EditorHost | undefined} the one in the graph that is open that a command is meant for
+   */
+  chosen({ isNamed = false } = {}) {
+    const shown = this.present.filter((host) => host.isShown());
+    const focused = shown.find((host) => host.root.contains(document.activeElement));
+    const selected = shown.filter((host) => this.platform.app.canvas?.selected_nodes?.[host.node.id] === host.node);
+    const last = shown.find((host) => host === this.lastUsed);
+    const named = focused ?? selected.find((host) => host === last) ?? selected[0];
+    const onlyOne = shown.length === 1 ? shown[0] : undefined;
+    return isNamed ? named : (named ?? onlyOne ?? last);
   }
 
   /** @param {{ node: string, display_node?: string, prompt_id: string, output?: any }} detail */
@@ -264,7 +291,7 @@ export class Editors {
       const start = await this.jobs.startOf(prompt_id).catch(() => undefined);
       if (start && (start.workflowId ?? app.rootGraph.id) === app.rootGraph.id) {
         for (const host of hosts) {
-          host.fleeting = fleetingInputs(start.prompt, host.fleetingValue);
+          Object.assign(host, host.traitsOf(start.prompt, id));
           host.live.adopt(answer, signatureOf(start.prompt, id));
         }
       }
@@ -296,10 +323,18 @@ export class EditorHost {
     /** @type {{ image: CanvasImageSource | null, width: number, height: number }} */
     this.picture = { image: null, width: 0, height: 0 };
     this.frames = 1;
+    /** Whether the picture was given up, and has to be loaded when the editor is shown again. */
+    this.isEmptied = false;
+    this.seenAt = 0;
+    /** @type {Set<string>} `id name` of inputs of which every reading of the graph makes another value */
+    this.restless = new Set();
     this.fleetingValue = (/** @type {string} */ id, /** @type {string} */ name) =>
-      fleetingValue(app.rootGraph, id, name);
+      fleetingValue(app.rootGraph, id, name) ??
+      (this.restless.has(`${id} ${name}`) ? nodeState(app.rootGraph, id) : undefined);
     /** @type {readonly import("./job.mjs").Fleeting[]} of the run that made the picture */
     this.fleeting = [];
+    /** @type {{ prompt: import("./job.mjs").ApiPrompt, states: Map<string, string>, signature: string }} that run */
+    this.ran = { prompt: {}, states: new Map(), signature: "" };
     const { way, live } = settings();
     this.editor = this.makeEditor();
     this.live = new LiveClient(
@@ -313,7 +348,7 @@ export class EditorHost {
         later: (callback, ms) => void setTimeout(callback, ms),
       },
       {
-        drawn: () => ({ drawing: this.editor.drawing, text: this.editor.text }),
+        drawn: () => this.editor,
         onMatte: (target, matte) => this.editor.setMatte(target, matte),
         onPicture: (answer) => void this.showSession(answer),
         onStatus: (status) => this.say(status),
@@ -363,6 +398,23 @@ export class EditorHost {
     return Boolean(isOpen && graph.getNodeById(this.node.id) === this.node);
   }
 
+  /** Whether its node is in the graph that is open: the workflow itself or one of its subgraphs. */
+  isShown() {
+    return this.isPresent() && this.node.graph === this.app.canvas.graph;
+  }
+
+  get pixelBytes() {
+    return this.editor.pixelBytes + this.live.pixelBytes;
+  }
+
+  dropPixels() {
+    this.isEmptied = true;
+    this.editor.dropPixels();
+    this.live.dropPixels();
+    this.closePicture();
+    this.picture = { ...this.picture, image: null };
+  }
+
   /** @param {any} node @param {any} widget */
   mount(node, widget) {
     this.node = node;
@@ -386,6 +438,7 @@ export class EditorHost {
   dispose() {
     this.live.dispose();
     this.editor.dispose();
+    this.closePicture();
   }
 
   /** @param {string} text a value that the user did not draw: loaded, pasted, undone */
@@ -433,22 +486,30 @@ export class EditorHost {
     const origin = originOf(this.app.rootGraph, this.node, "image");
     const file = pictureFile(origin);
     const route = file ? viewRoute(file) : origin ? "session" : "";
-    if (route === this.route) {
+    const before = this.route;
+    const isShown = this.isShown();
+    if (isShown) {
+      this.seenAt = performance.now();
+    }
+    if (route === before && !(this.isEmptied && isShown)) {
       return;
     }
-    const before = this.route;
+    const isSame = route === before;
+    this.isEmptied = false;
     this.route = route;
-    if (before !== "") {
+    if (!isSame && before !== "") {
       this.live.reset();
     }
     if (file) {
       await this.showFile(file, route);
     } else {
       this.hint = t(origin ? "sourceRun" : "sourceConnect");
-      this.show({ image: null, width: 0, height: 0 }, 0, 1);
+      if (!isSame) {
+        this.show({ image: null, width: 0, height: 0 }, 0, 1);
+      }
       const answer = origin && this.live.session;
-      if (answer) {
-        await this.showSession(answer);
+      if (answer && !(await this.showSession(answer)) && isSame) {
+        this.live.forgetSession();
       }
     }
     this.live.proceed();
@@ -470,13 +531,13 @@ export class EditorHost {
     }
   }
 
-  /** @param {Answer} answer */
+  /** @param {Answer} answer @returns {Promise<boolean>} whether the server still had its picture */
   async showSession({ session, width, height, frame, frames }) {
     const { picture } = this;
     const isShown = this.route !== "session" && picture.image && frames === 1;
     if (isShown && picture.width === width && picture.height === height) {
       // The file itself is sharper than the picture of the session.
-      return;
+      return true;
     }
     try {
       const image = await loadBitmap(this.fetchApi, `/mam/live/picture?session=${session}`);
@@ -484,9 +545,11 @@ export class EditorHost {
         this.hint = "";
         this.show({ image, width, height }, frame, frames);
       }
+      return true;
     } catch {
       // Forgotten already; the next live job brings another one. The size is known all the same.
       this.show({ ...picture, width, height }, frame, frames);
+      return false;
     }
   }
 
@@ -496,11 +559,17 @@ export class EditorHost {
    * @param {number} frames
    */
   show(picture, frame, frames) {
-    const { image } = this.picture;
+    if (picture.image !== this.picture.image) {
+      this.closePicture();
+    }
     this.picture = picture;
     this.frames = frames;
     this.editor.setPicture({ ...picture, frame, frames });
-    if (image instanceof ImageBitmap && image !== picture.image) {
+  }
+
+  closePicture() {
+    const { image } = this.picture;
+    if (image instanceof ImageBitmap) {
       image.close();
     }
   }
@@ -508,7 +577,7 @@ export class EditorHost {
   // ---------------------------------------------------------------------------------------------------- the live job
 
   /** @returns {Promise<{ prompt: import("./job.mjs").ApiPrompt, workflow: unknown, id: string }>} */
-  async graphPrompt() {
+  async readGraph() {
     const { output, workflow } = await this.app.graphToPrompt();
     const id = editorIn(output, executionIds(this.app.rootGraph, this.node));
     if (id === undefined) {
@@ -517,9 +586,38 @@ export class EditorHost {
     return { prompt: asItRan(output, this.fleeting, this.fleetingValue), workflow, id };
   }
 
+  /** The graph as it is, but for what a run made by chance or took from a camera. */
+  async graphPrompt() {
+    const read = await this.readGraph();
+    const { signature, prompt, states } = this.ran;
+    if (signature === "" || signatureOf(read.prompt, read.id) === signature) {
+      return read;
+    }
+    // The user has changed something, or a node makes another value at every reading.
+    const again = await this.readGraph();
+    for (const { id, name } of restlessInputs(read.prompt, again.prompt, read.id)) {
+      this.restless.add(`${id} ${name}`);
+      this.fleeting = [...this.fleeting, { id, name, ran: prompt[id]?.inputs[name], value: states.get(id) }];
+    }
+    return { ...again, prompt: asItRan(again.prompt, this.fleeting, this.fleetingValue) };
+  }
+
   async signature() {
     const { prompt, id } = await this.graphPrompt();
     return signatureOf(prompt, id);
+  }
+
+  /**
+   * @param {import("./job.mjs").ApiPrompt} prompt that runs or ran
+   * @param {string} id of the editor's node
+   * @returns {Pick<EditorHost, "ran" | "fleeting">} what the live jobs after it keep to
+   */
+  traitsOf(prompt, id) {
+    const states = [...nodesBefore(prompt, id)].map(
+      (before) => /** @type {const} */ ([before, nodeState(this.app.rootGraph, before)]),
+    );
+    const ran = { prompt, states: new Map(states), signature: signatureOf(prompt, id) };
+    return { ran, fleeting: fleetingInputs(prompt, this.fleetingValue) };
   }
 
   /**
@@ -529,9 +627,9 @@ export class EditorHost {
   async run(wanted, watching) {
     const { prompt, workflow, id } = await this.graphPrompt();
     const job = withLiveNode(prompt, id, wanted);
-    const fleeting = fleetingInputs(prompt, this.fleetingValue);
+    const traits = this.traitsOf(prompt, id);
     const answer = await this.editors.jobs.run({ ...job, workflow }, watching);
-    this.fleeting = fleeting;
+    Object.assign(this, traits);
     return { answer, signature: signatureOf(prompt, id), matte: await matteOf(answer) };
   }
 }
