@@ -637,7 +637,7 @@ def _scaled_down(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same network with no variance larger than float16 can hold, which ends at 65,504.
 
     Of a convolution before a normalisation the scale does not matter, so that it can grow. It is divided by a power of
-    2, and with it mean and variance of its answers, which changes nothing but the share of the normalisation's epsilon.
+    2, and with it mean and variance of its answers: what changes is the share of the normalisation's epsilon alone.
     """
     scaled = dict(state)
     for name, variance in state.items():
