@@ -9,15 +9,16 @@ queries at a time, a windowed one by a few windows. A score is summed up in the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .products import Factor, product
+from .products import Factor, keeps_order, product
 
 _EPSILON = 1e-6
 # Tokens that are worked on at once: a processor is fastest on what its cache holds, a GPU wants to be filled.
@@ -38,7 +39,14 @@ class ImageEncoder(nn.Module):
         out_channels: channels of the features.
         window_size: side of a window in tokens.
         global_attention: indices of the blocks whose tokens see the whole picture.
+    Attributes:
+        compiled: whether the blocks go through torch.compile, which compiles at the first picture, and anew for another
+            number of pictures, precision or device.
+        can_compile: False once that has failed, say for want of a C++ compiler; `compiled` has no effect then.
     """
+
+    compiled = False
+    can_compile = True
 
     def __init__(
         self,
@@ -97,12 +105,32 @@ class ImageEncoder(nn.Module):
         return self._encode(images, check)
 
     def _encode(self, images: Tensor, check: Callable[[], None] | None) -> Tensor:
+        features = self._encode_compiled(images, check) if self.compiled and self.can_compile else None
+        return self._encode_by(Block.apply_to, images, check) if features is None else features
+
+    def _encode_compiled(self, images: Tensor, check: Callable[[], None] | None) -> Tensor | None:
+        """None when compiling failed: tokens may then be half replaced, and the pictures are to be begun anew."""
+        # Not at the top of the file: its import takes seconds.
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return self._encode_by(_compiled_apply_to(), images, check)
+        except TorchDynamoException as error:
+            self.can_compile = False
+            # Its first paragraph; more is for those who work on torch.compile.
+            reason = " ".join(str(error).strip().partition("\n\n")[0].split())
+        logging.warning("Matting Anything: torch.compile failed, SAM goes on without it. %s", reason)
+        return None
+
+    def _encode_by(
+        self, apply_to: Callable[[Block, Tensor], None], images: Tensor, check: Callable[[], None] | None
+    ) -> Tensor:
         x = self.patch_embed(images)
         x += self.pos_embed
         for block in self.blocks:
             if check is not None:
                 check()
-            block.apply_to(x)
+            apply_to(block, x)
         to_features, first_norm, smooth, last_norm = self.neck
         features = first_norm(product(x, to_features.weight.flatten(1)))
         # Channels first: with channels last oneDNN rounds three times as coarsely in this one convolution.
@@ -310,6 +338,22 @@ class Linear(nn.Linear):
     def factor(self, tokens: int) -> Factor:
         """This layer, [..., C] -> [..., m], for pieces of about that many tokens."""
         return Factor(self.weight, self.bias, rows=tokens)
+
+
+@cache
+def _compiled_apply_to() -> Callable[[Block, Tensor], None]:
+    """`Block.apply_to` by torch.compile: what it makes of one block serves all of that form.
+
+    Raises:
+        TorchDynamoException: when it does not know this Python or this system. So does the function, at a block.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    keeps_order()
+    try:
+        return torch.compile(Block.apply_to, dynamic=False)
+    except RuntimeError as error:
+        raise TorchDynamoException(str(error)) from error
 
 
 def _tokens_at_once(x: Tensor) -> int:

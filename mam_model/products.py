@@ -6,13 +6,13 @@ with oneDNN, which is fast on all of them and rounds no more. So x weight' is ta
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _STEPS = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups of a 1 x 1 convolution
+# What `keeps_order` found out. No functools.cache: torch.compile traces what such a cache wraps, and not its answer.
+_order_is_kept: bool | None = None
 
 
 class Factor:
@@ -31,7 +31,7 @@ class Factor:
                 be five times as slow for another.
         """
         self._weight, self._bias, self._rows = weight, bias, rows
-        self._ordered = _ordered(weight, rows) if _convolves(weight) and _keeps_order() else None
+        self._ordered = _ordered(weight, rows) if _convolves(weight) and keeps_order() else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., m]"""
@@ -78,12 +78,16 @@ def _convolved(picture: Tensor, ordered: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._convolution_pointwise(picture, ordered, bias, *_STEPS, "none", [], "")
 
 
-@cache
-def _keeps_order() -> bool:
-    """Whether this PyTorch has the operators for ordered weights.
+def keeps_order() -> bool:
+    """Whether this PyTorch has the operators for ordered weights, which is tried once. Before compiling, ask for it."""
+    global _order_is_kept
+    if _order_is_kept is None:
+        _order_is_kept = _can_keep_order()
+    return _order_is_kept
 
-    They are those into which torch.compile turns convolutions, and belong to no public interface; hence the trial.
-    """
+
+def _can_keep_order() -> bool:
+    """The operators are those into which torch.compile turns convolutions, and belong to no public interface."""
     x, weight, bias = torch.ones(3, 2), torch.tensor([[1.0, 2.0]]), torch.tensor([0.5])
     try:
         answer = _convolved(_as_picture(x), _ordered(weight, len(x)), bias)

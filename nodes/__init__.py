@@ -16,6 +16,7 @@ class MattingExtension(ComfyExtension):
             from server import PromptServer
 
             from . import (
+                compiling,
                 compositing,
                 edges,
                 editor,
@@ -40,6 +41,7 @@ class MattingExtension(ComfyExtension):
             raise
         families = (
             loaders,
+            compiling,
             prompts,
             editor,
             text,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import weakref
@@ -184,11 +185,24 @@ class SharedModel:
 
 
 class SharedSam(SharedModel):
-    """SAM, with the embeddings it made last."""
+    """SAM, with the embeddings it made last.
+
+    Attributes:
+        compiled: whether its encoder goes through torch.compile.
+    """
 
     def __init__(self, name: str, file: tuple, network: torch.nn.Module, dtype: torch.dtype):
         super().__init__(name, file, network, dtype)
         self.recent_embeddings = deque(maxlen=_RECENT_PICTURES)
+        self.compiled = False
+
+    def compiling(self) -> SharedSam:
+        """This SAM with `compiled` set: a view of the same network, patcher and embeddings."""
+        view = copy.copy(self)
+        view.compiled = True
+        # Loaders find the one they loaded as long as something holds it.
+        view._viewed = self
+        return view
 
     @property
     def pictures_at_once(self) -> int:
@@ -210,6 +224,8 @@ class SharedSam(SharedModel):
         check = comfy.model_management.throw_exception_if_processing_interrupted
 
         def encode(at_once: int) -> list[Embedding]:
+            # Other views share the network. One that had to go to the processor would be compiled anew, in vain.
+            self.network.image_encoder.compiled = self.compiled and not self.on_processor
             embeddings = []
             for start in range(0, len(contents), at_once):
                 step = contents[start : start + at_once]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
+import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo
+import torch._inductor.config
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.testing import CompileCounter
 
-from mam_model.image_encoder import Attention, ImageEncoder
+from mam_model.image_encoder import Attention, Block, ImageEncoder, _compiled_apply_to
 from mam_model.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SamConfig
 from tests.references import chain
 from tests.references.hashed_weights import hashed_sam
@@ -271,6 +278,141 @@ def test_encoding_can_be_cancelled_before_each_block(blocks):
     else:
         assert torch.equal(sam.encode(picture, check).features, sam.encode(picture).features)
     assert len(asked) == blocks
+
+
+@pytest.fixture
+def compile_afresh():
+    """What other tests compiled, or could not, is forgotten before and after."""
+
+    def forget():
+        _compiled_apply_to.cache_clear()
+        torch._dynamo.reset()
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def said(caplog):
+    """What the log says of compiling."""
+    return lambda: [record.getMessage() for record in caplog.records if "torch.compile" in record.getMessage()]
+
+
+def compiled(config: SamConfig) -> tuple[ImageEncoder, ImageEncoder]:
+    """Two encoders of the same weights, the second of which compiles."""
+    published = stock(config)
+    plain, other = of_the_same_weights(published, config), of_the_same_weights(published, config)
+    other.compiled = True
+    return plain, other
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling takes a C++ compiler")
+def test_compiled_the_features_are_the_same_and_nothing_holds_the_network(compile_afresh, said):
+    plain, network = compiled(FORMS["odd"])
+    images = squares(FORMS["odd"])
+    with torch.inference_mode():
+        features = network(images)
+        again = network(images.flip(-1))
+        assert (features - plain(images)).abs().max() < 1e-5
+        assert (again - plain(images.flip(-1))).abs().max() < 1e-5
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert network.can_compile and said() == []
+    network = weakref.ref(network)
+    gc.collect()
+    assert network() is None
+
+
+def test_as_on_a_gpu_each_kind_of_block_is_one_graph(compile_afresh, monkeypatch):
+    monkeypatch.setattr("mam_model.products._convolves", lambda weight: False)
+    monkeypatch.setattr(Attention, "for_windows", lambda attention, *_: attention.attend_fused)
+    monkeypatch.setattr(Attention, "attend_by_head", Attention.attend_by_rows)
+    config = FORMS["B"]
+    plain, network = compiled(config)
+    counted = CompileCounter()
+    one_graph = torch.compile(Block.apply_to, dynamic=False, fullgraph=True, backend=counted)
+    monkeypatch.setattr("mam_model.image_encoder._compiled_apply_to", lambda: one_graph)
+    images = squares(config)
+    with torch.inference_mode():
+        assert (network(images) - plain(images)).abs().max() < 1e-5
+    assert counted.frame_count == 2
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2], ids=["at once", "after a block", "in the last block"])
+def test_where_compiling_fails_the_picture_is_encoded_anew_without(blocks, monkeypatch, said):
+    asked = []
+
+    def fail(block, x):
+        asked.append(block)
+        block.apply_to(x)
+        if len(asked) > blocks:
+            raise BackendCompilerFailed(print, RuntimeError("no compiler\n\nand a long story"), None)
+
+    monkeypatch.setattr("mam_model.image_encoder._compiled_apply_to", lambda: fail)
+    plain, network = compiled(FORMS["B"])
+    images = squares(FORMS["B"])
+    expected = plain(images)
+    assert torch.equal(network(images), expected)
+    assert torch.equal(network(images), expected)
+    assert len(asked) == blocks + 1
+    assert len(said()) == 1 and "no compiler" in said()[0] and "\n" not in said()[0]
+
+
+def test_a_python_that_cannot_compile_at_all_encodes_without(compile_afresh, monkeypatch, said):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("torch.compile is not supported on Python 9")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    plain, network = compiled(FORMS["odd"])
+    images = squares(FORMS["odd"])
+    assert torch.equal(network(images), plain(images))
+    assert len(said()) == 1 and "Python 9" in said()[0]
+
+
+@pytest.mark.slow
+def test_without_a_c_compiler_the_picture_is_encoded_all_the_same(compile_afresh, monkeypatch, said):
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
+    plain, network = compiled(FORMS["odd"])
+    images = squares(FORMS["odd"])
+    assert torch.equal(network(images), plain(images))
+    assert not network.can_compile
+    assert len(said()) == 1 and "no-such-compiler" in said()[0]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("the cable is loose")], ids=type)
+def test_what_else_goes_wrong_is_not_taken_for_a_failure_to_compile(error, monkeypatch, said):
+    def fail(block, x):
+        raise error
+
+    monkeypatch.setattr("mam_model.image_encoder._compiled_apply_to", lambda: fail)
+    _, network = compiled(FORMS["odd"])
+    with pytest.raises(type(error), match=str(error)):
+        network(squares(FORMS["odd"]))
+    assert network.can_compile and said() == []
+
+
+def test_encoding_compiled_can_be_cancelled_and_then_goes_on_compiled(monkeypatch, said):
+    applied = []
+    monkeypatch.setattr("mam_model.image_encoder._compiled_apply_to", lambda: lambda block, x: applied.append(block))
+    _, network = compiled(FORMS["B"])
+
+    def check():
+        if len(applied) == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        network(squares(FORMS["B"]), check)
+    assert applied == list(network.blocks[:2])
+    network(squares(FORMS["B"]))
+    assert len(applied) == 5 and network.can_compile and said() == []
+
+
+def test_an_encoder_that_is_not_to_compile_does_not(monkeypatch):
+    monkeypatch.setattr("mam_model.image_encoder._compiled_apply_to", lambda: pytest.fail("compiles"))
+    assert not empty(FORMS["odd"]).compiled
+    empty(FORMS["odd"])(squares(FORMS["odd"]))
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux says how much memory was taken")

@@ -13,15 +13,12 @@ from mam_model.products import Factor, product
 @pytest.fixture(params=["ordered", "unordered", "unknown operators"])
 def pytorch(request, monkeypatch):
     """PyTorch as it is, one that cannot keep oneDNN's order, and one whose operators take other arguments."""
-    products._keeps_order.cache_clear()
+    monkeypatch.setattr(products, "_order_is_kept", None)
     if request.param == "unordered":
-        monkeypatch.setattr(products, "_keeps_order", lambda: False)
+        monkeypatch.setattr(products, "_order_is_kept", False)
     if request.param == "unknown operators":
         monkeypatch.setattr(products, "_ordered", lambda weight, rows: torch.ops.mkldnn.no_such_operator(weight))
-        assert not products._keeps_order()
-    yield
-    if request.param == "unknown operators":
-        products._keeps_order.cache_clear()
+        assert not products.keeps_order()
 
 
 # The factor was told of 512 rows; the others are fewer and more.
@@ -44,7 +41,7 @@ def test_a_factor_multiplies_as_a_linear_layer_does(shape, has_bias, dtype, pyto
 
 def test_an_order_is_used_for_the_number_of_rows_alone_that_it_was_made_for(monkeypatch):
     """For another number it can be five times as slow as none."""
-    if not (products._convolves(torch.zeros(1)) and products._keeps_order()):
+    if not (products._convolves(torch.zeros(1)) and products.keeps_order()):
         pytest.skip("this PyTorch cannot keep oneDNN's order")
     asked = []
     monkeypatch.setattr(products, "_convolved", lambda picture, *_: asked.append(picture.shape[2]) or picture)

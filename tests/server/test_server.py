@@ -14,6 +14,7 @@ import pytest
 OUR_NODES = {
     "MAM_LoadSAM",
     "MAM_LoadM2M",
+    "MAM_CompileSAM",
     "MAM_PromptPoints",
     "MAM_PromptBoxes",
     "MAM_PromptMask",
