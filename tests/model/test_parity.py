@@ -264,20 +264,21 @@ def test_the_published_alphas_come_out(golden, kind):
     """In float64 within the released run's own rounding; in float32 no further from float64 than a small multiple.
 
     Measured at the worst pixel of os1: released run 2.3e-5 from float64, trained form 2e-5, folded form 4e-5; root
-    mean square 1.5e-6, 1.5e-6 and 2.9e-6. SAM's logits are rounded differently on another processor, with which the
-    first of these was 2.2e-6.
+    mean square 1.5e-6, 1.5e-6 and 2.9e-6. Another processor rounds SAM's features otherwise, by 6e-6, which these
+    weights amplify most at the published size: there the released run was 5.1e-5 away, root mean square 4e-6.
     """
     stored, steps, sam, m2m, embedding = golden
     guidance = sam.decode(embedding, [golden_prompt(stored, kind)])
     exact = chain.exact_pyramid(m2m, embedding, guidance)
     trained = predict_pyramid(m2m, embedding, guidance)
     folded = predict_pyramid(m2m.fold(), embedding, guidance)
+    slack = 3 if guidance.frame.side == 1024 else 1
     for scale, truth, theirs, ours in zip(SCALES, scales(exact), scales(trained), scales(folded)):
         published = stored[f"{kind}.alpha_{scale}"]
         rounding = spread(thinned(truth, steps["alphas"]), published)
-        assert furthest(thinned(truth, steps["alphas"]), published) < 3e-5
-        assert rounding < 3e-6
-        assert furthest(thinned(theirs, steps["alphas"]), published) < 5e-5
+        assert furthest(thinned(truth, steps["alphas"]), published) < slack * 3e-5
+        assert rounding < slack * 2e-6
+        assert furthest(thinned(theirs, steps["alphas"]), published) < slack * 5e-5
         assert spread(theirs, truth) < 2 * rounding
         assert spread(ours, truth) < 3 * rounding
         assert furthest(ours, truth) < 1e-4
