@@ -78,6 +78,14 @@ _TELL_WHEN_ASKED_WHAT_RAN = """() => {
 _LOADER = 'app.rootGraph.nodes.find((node) => node.type === "LoadImage")'
 
 
+def _run_the_graph(bench) -> None:
+    """Runs all of it, until the page has asked what ran."""
+    bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
+    bench.page.evaluate("() => app.queuePrompt(0, 1)")
+    bench.wait_run()
+    bench.page.wait_for_function("window.askedWhatRan")
+
+
 class Bench:
     """A page with a Load Image, two models and a Prompt Editor, and everything the page has asked the server."""
 
@@ -808,10 +816,7 @@ class TestRunning:
     def test_after_a_run_the_next_edit_needs_no_job(self, bench):
         bench.set(Live=False)
         bench.click(200, 190)
-        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
-        bench.page.evaluate("() => app.queuePrompt(0, 1)")
-        bench.wait_run()
-        bench.page.wait_for_function("window.askedWhatRan")
+        _run_the_graph(bench)
         bench.settle()
         bench.set(Live=True)
         bench.wait_ready()
@@ -832,10 +837,7 @@ class TestRunning:
         )
         seed = "app.rootGraph.nodes.find((node) => node.type === 'ImageAddNoise').widgets[0].value"
         before = bench.page.evaluate(seed)
-        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
-        bench.page.evaluate("() => app.queuePrompt(0, 1)")
-        bench.wait_run()
-        bench.page.wait_for_function("window.askedWhatRan")
+        _run_the_graph(bench)
         bench.wait_for_picture()
         assert bench.page.evaluate(seed) != before
         bench.set(LiveEngine=way)
@@ -870,10 +872,7 @@ class TestRunning:
             }}"""
         )
         camera = "app.rootGraph.nodes.find((node) => node.type === 'ImageAddNoise')"
-        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
-        bench.page.evaluate("() => app.queuePrompt(0, 1)")
-        bench.wait_run()
-        bench.page.wait_for_function("window.askedWhatRan")
+        _run_the_graph(bench)
         bench.wait_for_picture()
         bench.set(LiveEngine=way)
         try:
@@ -900,10 +899,7 @@ class TestRunning:
               {_LOADER}.connect(0, noise, 0); noise.connect(0, editor, editor.findInputSlot("image"));
             }}"""
         )
-        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
-        bench.page.evaluate("() => app.queuePrompt(0, 1)")
-        bench.wait_run()
-        bench.page.wait_for_function("window.askedWhatRan")
+        _run_the_graph(bench)
         bench.wait_for_picture()
         for x, value in ((200, 5), (100, 6), (300, 7)):
             bench.page.evaluate("(value) => { window.elsewhere = value; }", value)
@@ -926,10 +922,7 @@ class TestRunning:
         bench.page.wait_for_function("app.rootGraph.nodes.some((node) => node.isSubgraphNode?.())")
         seed = "app.rootGraph.nodes.find((node) => node.isSubgraphNode?.()).widgets[0].value"
         before = bench.page.evaluate(seed)
-        bench.page.evaluate(_TELL_WHEN_ASKED_WHAT_RAN)
-        bench.page.evaluate("() => app.queuePrompt(0, 1)")
-        bench.wait_run()
-        bench.page.wait_for_function("window.askedWhatRan")
+        _run_the_graph(bench)
         bench.wait_for_picture()
         assert bench.page.evaluate(seed) != before
         for x in (200, 100):
