@@ -70,7 +70,7 @@ SUBJECTS = {
 
 
 class Scene:
-    """A picture that is encoded, in noise, and both ways to the mattes of what is drawn on it."""
+    """A picture that is encoded, in noise, and the networks of both ways to the mattes of what is drawn on it."""
 
     def __init__(self, size: tuple[int, int], dtype: torch.dtype, device: torch.device):
         generator = torch.Generator().manual_seed(0)
@@ -122,6 +122,8 @@ def ways_of_subject(
 
 
 def _ways(scene: Scene, guidance: Guidance) -> list[Callable[[], Tensor]]:
+    """`ways_of_subject` of a scene that is there already."""
+
     def whole() -> Tensor:
         return merge_targets(predict_pyramid(scene.m2m, scene.embedding, guidance), guidance)
 

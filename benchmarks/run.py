@@ -64,7 +64,8 @@ def _picture() -> tuple[torch.Tensor, tuple[float, float]]:
 def whole(options: argparse.Namespace, size: str) -> list[timing.Line]:
     """From picture to matte, and a click on a picture that is known already, which the published way encodes again."""
     what = (size, options.dtype, options.device)
-    both, known = ways(*what), ways_of_a_click(*what)
+    ours, stock = both_paths(*what)
+    both, known = _ways(ours, stock), _ways_of_a_click(ours)
     difference = (both[0]() - both[1]()).abs()
     apart = memory = clicked = ""
     if options.dtype == torch.float32:
@@ -84,7 +85,10 @@ def whole(options: argparse.Namespace, size: str) -> list[timing.Line]:
 
 def ways(size: str, dtype: torch.dtype, device: torch.device) -> list[Callable[[], torch.Tensor]]:
     """From a picture to the matte of what a click lies on: ours and the published way."""
-    ours, stock = both_paths(size, dtype, device)
+    return _ways(*both_paths(size, dtype, device))
+
+
+def _ways(ours: MattingAnything, stock: StockPath) -> list[Callable[[], torch.Tensor]]:
     image, point = _picture()
     prompts = [Prompt(points_px=(point,), labels=(1,))]
     return [lambda: ours.matte(image, prompts)[0], lambda: stock.matte(stock.encode(image), point)]
@@ -92,7 +96,10 @@ def ways(size: str, dtype: torch.dtype, device: torch.device) -> list[Callable[[
 
 def ways_of_a_click(size: str, dtype: torch.dtype, device: torch.device) -> list[Callable[[], torch.Tensor]]:
     """From a click to its matte once the picture is encoded: ours."""
-    ours, _ = both_paths(size, dtype, device)
+    return _ways_of_a_click(both_paths(size, dtype, device)[0])
+
+
+def _ways_of_a_click(ours: MattingAnything) -> list[Callable[[], torch.Tensor]]:
     image, point = _picture()
     prompts = [Prompt(points_px=(point,), labels=(1,))]
     embedding = ours.embed(image)

@@ -37,6 +37,7 @@ _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 # How far masks are moved, in pixels of the picture; pieces are cut with as much around them.
 MOVED_PX = 8
 _MARGIN_PX = 24
+# Far enough from both ends of float16.
 _LARGEST_VARIANCE = 1024.0
 # A mean error of a mask beside which it is of no use to ask whether the network's is larger.
 _NEGLIGIBLE = 1e-3
@@ -44,7 +45,7 @@ _NEGLIGIBLE = 1e-3
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers of a run. The defaults are those of the first of the two runs behind the published weights.
+    """The numbers of a run. The defaults are those of the first of the three runs behind the shipped weights.
 
     Attributes:
         seed: of everything that is drawn.
