@@ -141,12 +141,6 @@ def left_half(images: torch.Tensor) -> torch.Tensor:
     return mask
 
 
-@pytest.fixture
-def every_step_reported(monkeypatch):
-    """ComfyUI leaves out progress that follows the last within a tenth of a second."""
-    monkeypatch.setattr("comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL", 0)
-
-
 # From a file to mattes.
 
 
@@ -372,14 +366,14 @@ def test_reference_and_targets_may_differ_in_size_and_shape(comfy, workflow, fit
 # Batches.
 
 
-def test_every_picture_is_a_step_of_progress(comfy, workflow, every_step_reported):
+def test_every_picture_is_a_step_of_progress(comfy, workflow):
     run = comfy.run(workflow(pictures(3), reference=pictures(2, 96, 96)))
     for node_id, count in (("reference", 2), ("mattes", 3)):
         steps = [value for name, value, total in run.progress if name == node_id and total == count]
         assert steps[-count:] == list(range(1, count + 1))
 
 
-def test_a_cancelled_batch_stops_within_one_step(comfy, workflow, diffusion, monkeypatch, every_step_reported):
+def test_a_cancelled_batch_stops_within_one_step(comfy, workflow, diffusion, monkeypatch):
     graph = workflow(pictures(6))
     assert comfy.run({name: graph[name] for name in graph if name not in ("mattes", "shown", "targets")}).ok
     encoded = count_calls(monkeypatch, diffusion[2], "encode")

@@ -286,7 +286,6 @@ def published_sam(comfy, monkeypatch, tiny_sam_file, model_file):
     # Whatever proxy the environment names must not be asked for this machine.
     monkeypatch.setattr(urllib.request, "getproxies", dict)
     monkeypatch.setattr(module, "_CHUNK_BYTES", len(server.content) // 8)
-    monkeypatch.setattr("comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL", 0)
     yield SimpleNamespace(name=file.name, path=model_file(SAM, file.name), server=server, size=file.size_bytes)
     server.shutdown()
     server.server_close()

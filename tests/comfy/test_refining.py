@@ -123,7 +123,7 @@ def test_a_large_picture_shows_progress_tile_by_tile_and_can_be_cancelled_betwee
     run = refined(disc_picture(true), (true > 0.5).float()[None])
     assert run.ok, run.error
     values = [value for step, value, _ in run.progress if step == "alpha"]
-    assert len(values) > 4 and values == sorted(values)
+    assert len(values) > 8 and values == sorted(values) and values[-1] == 100
     run = refined(disc_picture(true) * 0.9, (true > 0.5).float()[None], interrupt_after=2)
     assert run.interrupted and run.failed_node == "alpha"
 

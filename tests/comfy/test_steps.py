@@ -23,12 +23,6 @@ def workflow(tiny_sam, tiny_m2m, tensors):
     return build
 
 
-@pytest.fixture
-def every_step_reported(monkeypatch):
-    """ComfyUI leaves out progress that follows the last within a tenth of a second."""
-    monkeypatch.setattr("comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL", 0)
-
-
 OTHER_MERGE = {"guidance_mode": "alpha", "sides": "two", "width_os8": 3, "width_os4": 7, "width_os1": 4}
 
 
@@ -163,7 +157,7 @@ def test_what_is_shown_is_small_and_of_the_first_frames_only(comfy, tensors):
     assert run.output("preview").shape == (20, 4, 1500, 3)
 
 
-def test_progress_moves_once_per_frame(comfy, workflow, every_step_reported):
+def test_progress_moves_once_per_frame(comfy, workflow):
     graph = workflow(pictures(3, 32, 48), boxes("6 5 30 25"))
     graph |= {
         "classical": node("MAM_MatteWithoutModels", image=("image", 0), prompt=("prompt", 0), method="none"),
@@ -191,7 +185,7 @@ WORK_PER_FRAME = {
 
 @pytest.mark.parametrize("name", WORK_PER_FRAME)
 def test_cancelling_stops_within_one_step_and_the_next_run_works(
-    comfy, monkeypatch, workflow, every_step_reported, tensors, name
+    comfy, monkeypatch, workflow, tensors, name
 ):
     graph = workflow(pictures(5, 32, 48), boxes("6 5 30 25"))
     graph |= {

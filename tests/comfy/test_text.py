@@ -205,8 +205,7 @@ def test_a_text_that_cannot_be_used_is_answered_with_a_sentence(find, settings, 
     assert said in run.error and "\n" not in run.error
 
 
-def test_frames_are_searched_one_by_one_with_progress_until_cancelled(comfy, tensors, tiny_detector, monkeypatch):
-    monkeypatch.setattr("comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL", 0)
+def test_frames_are_searched_one_by_one_with_progress_until_cancelled(comfy, tensors, tiny_detector):
     graph = {"detector": detector(tiny_detector), "image": node(tensors(pictures(5, 40, 60))), **asked("dog")}
     run = comfy.run(graph)
     assert run.ok, run.error
