@@ -4,9 +4,10 @@
                                [--dtype fp32] [--quick]
 
 By subject: `matte_targets` with the picture's part kept, next to the folded network over the whole square and to the
-network in the form in which it is trained, both with every scale merged over the whole picture. By number of targets:
-several persons on one picture, and what each further one takes. By picture: a person in pictures of growing size. By
-part: the picture's part alone, SAM's decoder next to segment-anything's, and mask and merging in the subject's
+network in the form in which it is trained, both with every scale merged over the whole picture. One subject is another
+one in each run, as with a user's clicks: pieces of sizes that were not met before need kernels made for them. By number
+of targets: several persons on one picture, and what each further one takes. By picture: a person in pictures of growing
+size. By part: the picture's part alone, SAM's decoder next to segment-anything's, and mask and merging in the subject's
 rectangle next to the whole picture.
 
 Networks have the published sizes and the weights of tests/references, subjects are drawn. Mattes are apart at single
@@ -16,6 +17,7 @@ pixels, where rounding carries a value over a threshold of the merge; how many a
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,6 +61,14 @@ def foliage() -> Tensor:
 
 def person() -> Tensor:
     return torch.maximum(blob(0.3, 0.52, 0.12, 0.13), blob(0.74, 0.52, 0.33, 0.25))
+
+
+def another_person(number: int) -> Tensor:
+    """A person of other size and outline, at another place, for each number."""
+    drawn = random.Random(number)
+    size, x, down = drawn.uniform(0.75, 1.05), drawn.uniform(0.42, 0.58), drawn.uniform(-0.03, 0.03)
+    head = blob(0.3 + down, x, 0.12 * size, 0.13 * size, drawn.randint(15, 30))
+    return torch.maximum(head, blob(0.74 + down, x, 0.33 * size, 0.25 * size, drawn.randint(15, 30)))
 
 
 SUBJECTS = {
@@ -154,6 +164,19 @@ def by_subject(
         memory = measured.peaks(ways_of_subject, (0, 2), name, size, 1)
         found.append(timing.compared(stage, times, ["whole square", "published"], memory, distance))
     return found
+
+
+def by_new_subject(measured: Measured, runs: int, size: tuple[int, int] = SIZE) -> timing.Line:
+    """A person that is another one in each run, next to the published way of the same."""
+    scene = Scene(size, measured.dtype, measured.device)
+    met = _ways(scene, scene.guidance(person()))
+    timing.in_turn((met[0], met[2]), 0, scene.device)
+    rows = []
+    for number in range(runs):
+        ours, _, published = _ways(scene, scene.guidance(another_person(number)))
+        rows += timing.in_turn((ours, published), 1, scene.device, warm_up=0).rows
+    stage = "matte of a known picture: a person of an outline that was not met before"
+    return timing.compared(stage, timing.Times(rows), ["published"])
 
 
 def by_targets(measured: Measured, runs: int, counts: Sequence[int], size: tuple[int, int] = SIZE) -> list[timing.Line]:
@@ -287,6 +310,7 @@ def main() -> None:
     measured = Measured(timing.DTYPES[options.dtype], options.device, not options.quick)
     with torch.inference_mode():
         found = by_subject(measured, runs, size=tuple(options.size))
+        found.append(by_new_subject(measured, runs, tuple(options.size)))
         found += by_targets(measured, runs, targets, tuple(options.size))
         found += by_part(measured, runs) + by_picture(measured, runs, sizes)
     print(timing.table(found))

@@ -28,6 +28,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,6 +44,8 @@ from mam_model.prompt import Prompt  # noqa: E402
 USUAL = ("encoder", "whole", "subjects", "targets", "pictures", "parts", "startup", "click")
 MORE = ("foreground", "in_context", "live")
 TARGETS = (1, 2, 4, 8, 16)
+# Targets of the line from picture to several mattes.
+SEVERAL = 8
 
 
 def both_paths(size: str, dtype: torch.dtype, device: torch.device) -> tuple[MattingAnything, StockPath]:
@@ -62,7 +65,8 @@ def _picture() -> tuple[torch.Tensor, tuple[float, float]]:
 
 
 def whole(options: argparse.Namespace, size: str) -> list[timing.Line]:
-    """From picture to matte, and a click on a picture that is known already, which the published way encodes again."""
+    """From picture to matte and to several, and a click on a picture that is known already, which the published way
+    encodes again each time."""
     what = (size, options.dtype, options.device)
     ours, stock = both_paths(*what)
     both, known = _ways(ours, stock), _ways_of_a_click(ours)
@@ -71,27 +75,38 @@ def whole(options: argparse.Namespace, size: str) -> list[timing.Line]:
     if options.dtype == torch.float32:
         apart = f"{float(difference.max()):.1e}, {int((difference > 1e-5).sum())} pixels"
     times = timing.in_turn(both, options.long_runs, options.device, warm_up=0)
+    several = timing.in_turn([partial(both[0], SEVERAL)], options.long_runs, options.device, warm_up=0).median()
     clicks = timing.in_turn(known, options.runs, options.device)
     if not options.quick:
         memory = timing.peaks(ways, what, (0, 1), options.device)
         clicked = timing.peaks(ways_of_a_click, what, (0,), options.device)
     name, here = f"ViT-{size.upper()}, 1024 x 768", timing.duration(clicks.median())
-    again = f"published, which encodes again: x {times.median(1) / clicks.median():.1f} (of medians)"
+    again = "published, which encodes again"
     return [
         timing.compared(f"{name}: picture to matte", times, ["published"], memory, apart),
-        timing.Line(f"{name}: click on a known picture", here, again, clicked),
+        timing.Line(
+            f"{name}: picture to {SEVERAL} mattes",
+            timing.duration(several),
+            f"{again} for each: x {SEVERAL * times.median(1) / several:.1f} (of medians)",
+        ),
+        timing.Line(
+            f"{name}: click on a known picture",
+            here,
+            f"{again}: x {times.median(1) / clicks.median():.1f} (of medians)",
+            clicked,
+        ),
     ]
 
 
 def ways(size: str, dtype: torch.dtype, device: torch.device) -> list[Callable[[], torch.Tensor]]:
-    """From a picture to the matte of what a click lies on: ours and the published way."""
+    """From a picture to the matte of what a click lies on: ours, also of several clicks, and the published way."""
     return _ways(*both_paths(size, dtype, device))
 
 
 def _ways(ours: MattingAnything, stock: StockPath) -> list[Callable[[], torch.Tensor]]:
     image, point = _picture()
-    prompts = [Prompt(points_px=(point,), labels=(1,))]
-    return [lambda: ours.matte(image, prompts)[0], lambda: stock.matte(stock.encode(image), point)]
+    prompt = Prompt(points_px=(point,), labels=(1,))
+    return [lambda count=1: ours.matte(image, [prompt] * count)[0], lambda: stock.matte(stock.encode(image), point)]
 
 
 def ways_of_a_click(size: str, dtype: torch.dtype, device: torch.device) -> list[Callable[[], torch.Tensor]]:
@@ -116,7 +131,8 @@ def mattes(options: argparse.Namespace, part: str) -> list[timing.Line]:
     if part == "pictures":
         return matte.by_picture(measured, options.long_runs, matte.SIZES)
     if part == "subjects":
-        return matte.by_subject(measured, options.long_runs, ("person",) if options.quick else tuple(matte.SUBJECTS))
+        found = matte.by_subject(measured, options.long_runs, ("person",) if options.quick else tuple(matte.SUBJECTS))
+        return [*found, matte.by_new_subject(measured, 2 * options.runs)]
     if part == "targets":
         return matte.by_targets(measured, options.runs, TARGETS[:2] if options.quick else TARGETS)
     return matte.by_part(measured, options.runs)

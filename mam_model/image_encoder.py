@@ -135,7 +135,8 @@ class ImageEncoder(nn.Module):
         features = first_norm(product(x, to_features.weight.flatten(1)))
         # Channels first: with channels last oneDNN rounds three times as coarsely in this one convolution.
         features = smooth(features.permute(0, 3, 1, 2).contiguous())
-        return last_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+        # The channels of a place stay side by side, as decoder and Mask-to-Matte want them.
+        return last_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class PatchEmbed(nn.Module):

@@ -164,6 +164,9 @@ class MaskToMatte(nn.Module):
 
     def fold(self) -> FoldedMaskToMatte:
         """The same function for inference: no normalisation left, weights rounded to float32 once."""
+        # The merging of its scales takes OpenCV, whose import would make the first click wait for 20 ms.
+        import cv2  # noqa: F401
+
         return FoldedMaskToMatte(self)
 
 
@@ -185,25 +188,46 @@ class Sides:
         height, width = x.shape[-2:]
         return x[..., not self.top : height - (not self.bottom), not self.left : width - (not self.right)]
 
+    def padded(self, x: Tensor) -> Tensor:
+        """[..., h, w] with a cell of zeros more at each side that was not cut."""
+        return x if self == INSIDE else F.pad(x, tuple(map(int, (self.left, self.right, self.top, self.bottom))))
+
     def convolved(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
         """The answer of a 3 x 3 convolution: [N, in, h, w] -> [N, out, h, w], a cell narrower at each cut side."""
-        if self == SQUARE:
-            return conv(x)
-        if self != INSIDE:
-            x = F.pad(x, tuple(map(int, (self.left, self.right, self.top, self.bottom))))
-        return F.conv2d(x, conv.weight, conv.bias)
+        return conv(x) if self == SQUARE else F.conv2d(self.padded(x), conv.weight, conv.bias)
 
-    def upsampled(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The answer of a transposed convolution of size 4 and stride 2: [N, in, h, w] -> [N, out, 2 h, 2 w], a cell of
-        the finer grid narrower at each cut side.
+    def drawn(self, answers: Tensor, beside: Tensor | None = None) -> Tensor:
+        """What lies between the cells of a `padded` piece, on the finer grid, a cell narrower at each cut side.
 
         Args:
-            weight: [in, out, 4, 4].
-            bias: [out].
+            answers: [N, 4 C, h + 1, w + 1] if nothing was cut: for each four cells the four finer ones between them.
+            beside: what is added, of the shape of the result.
+        Returns:
+            [N, C, 2 h, 2 w] if nothing was cut.
         """
-        if self == INSIDE:
-            return F.conv_transpose2d(x, weight, bias, stride=2, padding=2)
-        return self.narrowed(F.conv_transpose2d(x, weight, bias, stride=2, padding=1))
+        count, channels, height, width = answers.shape
+        shape = (2 * height - self.top - self.bottom, 2 * width - self.left - self.right)
+        fine = answers.new_empty(count, *shape, channels // 4).permute(0, 3, 1, 2)
+        quarters = answers.unflatten(1, (2, 2, -1))
+        for row, (to_rows, from_rows) in enumerate(_every_other(self.top, height, self.bottom)):
+            for column, (to_columns, from_columns) in enumerate(_every_other(self.left, width, self.right)):
+                to, quarter = fine[..., to_rows, to_columns], quarters[:, row, column, :, from_rows, from_columns]
+                if beside is None:
+                    to.copy_(quarter)
+                else:
+                    torch.add(beside[..., to_rows, to_columns], quarter, out=to)
+        return fine
+
+
+def _every_other(begins: bool, count: int, ends: bool) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Which finer cells of a row are the first and the second of two that lie in `count` gaps, and in which gaps.
+
+    Where the row begins or ends with the square, one of the two in the outermost gap lies outside.
+    """
+    return (
+        (slice(int(begins), None, 2), slice(int(begins), None)),
+        (slice(1 - begins, None, 2), slice(0, count - ends)),
+    )
 
 
 SQUARE = Sides()
@@ -235,7 +259,7 @@ class FoldedMaskToMatte(nn.Module):
 
     def last_upsampling(self, x: Tensor, sides: Sides = SQUARE) -> Tensor:
         """[N, 32, h, w] -> [N, 32, 2 h, 2 w], less a cell at each side that was cut."""
-        return F.leaky_relu(sides.upsampled(x, self.conv1.weight, self.conv1.bias), 0.2, inplace=True)
+        return F.leaky_relu(self.conv1(x, sides), 0.2, inplace=True)
 
     @torch.inference_mode()
     def look_at(self, embedding: Embedding) -> PictureFeatures:
@@ -286,7 +310,7 @@ class _FoldedUpBlock(nn.Module):
         self.shortcut = _folded(trained.upsample[1], trained.upsample[2])
 
     def forward(self, x: Tensor, sides: Sides = SQUARE) -> Tensor:
-        return self._joined(sides.upsampled(x, self.conv1.weight, self.conv1.bias), self.shortcut(x), sides)
+        return self._joined(self.conv1(x, sides), self.shortcut(x), sides)
 
     def without_mask(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What all channels but the last, the mask's, make of the first convolution and of the shortcut."""
@@ -295,7 +319,7 @@ class _FoldedUpBlock(nn.Module):
 
     def with_mask(self, upsampled: Tensor, shortcut: Tensor, mask: Tensor, sides: Sides = SQUARE) -> Tensor:
         """`forward` of what `without_mask` has computed and of the channel that it left out."""
-        upsampled = sides.upsampled(mask, self.conv1.weight[-1:]).add_(sides.narrowed(upsampled))
+        upsampled = self.conv1.of_last_channel(mask, sides.narrowed(upsampled), sides)
         return self._joined(upsampled, F.conv2d(mask, self.shortcut.weight[:, -1:]).add_(shortcut), sides)
 
     def _joined(self, upsampled: Tensor, shortcut: Tensor, sides: Sides) -> Tensor:
@@ -306,6 +330,39 @@ class _FoldedUpBlock(nn.Module):
             for column in (0, 1):
                 residual[..., row::2, column::2] += shortcut
         return F.leaky_relu(residual, 0.2, inplace=True)
+
+
+class _Upsampling(nn.ConvTranspose2d):
+    """A transposed convolution of size 4 and stride 2, [N, in, h, w] -> [N, out, 2 h, 2 w], a cell narrower at each cut
+    side.
+
+    Four neighbouring cells have four of the finer grid between them, which depend on no others. So a convolution of
+    size 2 with four answers is the same function. For a transposed one of a size that it meets for the first time,
+    oneDNN takes 1 to 5 ms to make a kernel, for a plain one less than half a millisecond; and pieces come in ever new
+    sizes. The square has one size, and there the transposed one does without a second tensor as large as its answer.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor):
+        """Args: weight, [in, out, 4, 4]; bias, [out]."""
+        super().__init__(*weight.shape[:2], kernel_size=4, stride=2, padding=1)
+        self.weight.data, self.bias.data = weight, bias
+        # Places 2 and 3 of the kernel reach from a cell into the gap behind it, 0 and 1 into the gap before it.
+        from_cells = weight.unflatten(2, (2, 2)).unflatten(4, (2, 2)).flip(2, 4).permute(3, 5, 1, 0, 2, 4)
+        self.register_buffer("between", from_cells.reshape(-1, len(weight), 2, 2))
+
+    def forward(self, x: Tensor, sides: Sides = SQUARE) -> Tensor:
+        if sides == SQUARE:
+            return super().forward(x)
+        return sides.drawn(F.conv2d(sides.padded(x), self.between, self.bias.repeat(4)))
+
+    def of_last_channel(self, x: Tensor, others: Tensor, sides: Sides) -> Tensor:
+        """The answer, given the last channel [N, 1, h, w] and what all the others have made, of the answer's shape."""
+        if sides == SQUARE:
+            return F.conv_transpose2d(x, self.weight[-1:], stride=2, padding=1).add_(others)
+        # Of a single channel it is one small matrix product, for which nothing has to be made ready.
+        fours = sides.padded(x).unfold(2, 2, 1).unfold(3, 2, 1).flatten(4)[:, 0]
+        answers = fours @ self.between[:, -1].flatten(1).t()
+        return sides.drawn(answers.permute(0, 3, 1, 2), others)
 
 
 class _FoldedFlatBlock(nn.Module):
@@ -396,7 +453,7 @@ def alpha_of(x: Tensor) -> Tensor:
     return (torch.tanh(x.contiguous()) + 1) / 2
 
 
-def _folded(conv: SpectralNormConv | nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d | nn.ConvTranspose2d:
+def _folded(conv: SpectralNormConv | nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d | _Upsampling:
     """One plain convolution for a convolution without bias and the batch normalisation behind it.
 
     Computed in float64 and rounded once, which keeps the cost of folding below 1e-5.
@@ -411,11 +468,10 @@ def _folded(conv: SpectralNormConv | nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv
     gain = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
     weight = weight * (gain[None, :, None, None] if transposed else gain[:, None, None, None])
     bias = norm.bias.detach().double() - norm.running_mean.double() * gain
-    kernel_size = weight.shape[-1]
     if transposed:
-        folded = nn.ConvTranspose2d(weight.shape[0], weight.shape[1], kernel_size, stride=2, padding=1)
-    else:
-        folded = nn.Conv2d(weight.shape[1], weight.shape[0], kernel_size, padding=kernel_size // 2)
+        return _Upsampling(weight.float(), bias.float())
+    kernel_size = weight.shape[-1]
+    folded = nn.Conv2d(weight.shape[1], weight.shape[0], kernel_size, padding=kernel_size // 2)
     folded.weight.data = weight.float()
     folded.bias.data = bias.float()
     return folded

@@ -37,11 +37,12 @@ def decode_masks(
     Returns:
         logits float32 [T, 3, 4 g, 4 g] and predicted IoU float32 [T, 3].
     """
-    picture, decode_one = features[0].flatten(1), partial(_decode_one, decoder)
+    # Once for all targets, and free of cost for features that have their channels last.
+    picture, decode_one = features[0].flatten(1).t().contiguous(), partial(_decode_one, decoder)
     answers = []
     for start in range(0, len(sparse), targets_per_step):
         step = slice(start, start + targets_per_step)
-        hints, tokens = dense[step].flatten(2), sparse[step]
+        hints, tokens = dense[step].flatten(2).transpose(1, 2), sparse[step]
         if len(tokens) == 1:
             answers.append([answer[None] for answer in decode_one(picture, positions, hints[0], tokens[0])])
         else:
@@ -53,9 +54,9 @@ def decode_masks(
 def _decode_one(
     decoder: nn.Module, features: Tensor, positions: Tensor, hint: Tensor, sparse: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Logits [3, 4 g, 4 g] and predicted IoU [3] from features and hint [256, g * g] and tokens [n, 256]."""
+    """Logits [3, 4 g, 4 g] and predicted IoU [3] from features and hint [g * g, 256] and tokens [n, 256]."""
     tokens = prompt = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, sparse])
-    places = (features + hint).t().contiguous()
+    places = features + hint
     for layer in decoder.transformer.layers:
         tokens = _two_way_block(layer, tokens, places, prompt, positions)
     attention = decoder.transformer.final_attn_token_to_image

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from mam_model.m2m import FlatBlock, MaskToMatte, SpectralNormConv, UpBlock
+from mam_model.m2m import FlatBlock, MaskToMatte, Sides, SpectralNormConv, UpBlock
+from mam_model.regions import Window
 from tests.references import chain
 
 SCALES = ("os8", "os4", "os1")
@@ -187,6 +190,20 @@ def test_the_folded_network_is_the_same_function(own_m2m):
         for ours, theirs in zip(scales(folded(*inputs)), scales(trained(*inputs))):
             assert ours.dtype == torch.float64
             assert (ours - theirs).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("sides", [Sides(*cut) for cut in itertools.product((True, False), repeat=4)])
+def test_a_piece_is_upsampled_as_it_is_in_the_whole(own_m2m, sides):
+    """At every side of a piece that lies on the edge of the square or was cut, and for the mask's channel apart."""
+    upsampling = own_m2m.fold().layer3[0].conv1.double()
+    x = torch.randn(2, 132, 9, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    piece = Window(0 if sides.top else 2, 0 if sides.left else 1, 9 if sides.bottom else 6, 7 if sides.right else 5)
+    whole, last = upsampling(x), x[:, -1:]
+    expected = sides.narrowed(piece.finer(2).of(whole))
+    assert (upsampling(piece.of(x), sides) - expected).abs().max() < 1e-12
+    of_last = F.conv_transpose2d(last, upsampling.weight[-1:], stride=2, padding=1)
+    others = sides.narrowed(piece.finer(2).of(whole - of_last))
+    assert (upsampling.of_last_channel(piece.of(last), others, sides) - expected).abs().max() < 1e-12
 
 
 def test_rounding_the_folded_weights_to_float32_moves_alpha_by_less_than_1e_5(own_m2m):
