@@ -470,8 +470,10 @@ class _Prefetched:
         try:
             while not self._stopped.is_set():
                 self._gallery.refresh()
+                # Once for all of a batch: it may be changed at any moment.
+                crop_px = self.crop_px
                 samples = [
-                    self._gallery.sample(np.random.default_rng((self._recipe.seed, step, number)), self.crop_px)
+                    self._gallery.sample(np.random.default_rng((self._recipe.seed, step, number)), crop_px)
                     for number in range(self._recipe.batch)
                 ]
                 step += 1

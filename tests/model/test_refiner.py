@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import cv2
@@ -393,6 +394,28 @@ def test_true_pictures_and_photos_take_part(rendered, tmp_path):
     samples = [gallery.sample(np.random.default_rng(number), 64) for number in range(8)]
     assert any(sample.alpha.max() == 1 and sample.alpha.min() == 0 for sample in samples)
     assert all(sample.picture.shape == (64, 64, 3) and sample.mask.shape == (64, 64) for sample in samples)
+
+
+def test_pieces_that_become_larger_meanwhile_never_share_a_batch_with_smaller_ones(rendered):
+    recipe = small_recipe(batch=2)
+    gallery = recipe_of.Gallery(rendered / "gallery", [], [], recipe)
+    begun, changed = threading.Event(), threading.Event()
+
+    def sample(rng, crop_px):
+        begun.set()
+        changed.wait(10)
+        return recipe_of.Gallery.sample(gallery, rng, crop_px)
+
+    gallery.sample = sample
+    batches = recipe_of._Prefetched(gallery, recipe, 0)
+    try:
+        begun.wait(10)
+        batches.crop_px = 64
+        changed.set()
+        sides = [batches.next()[0].shape[-1] for _ in range(2)]
+    finally:
+        batches.close()
+    assert sides == [48, 64]
 
 
 def small_recipe(**changed) -> recipe_of.Recipe:
