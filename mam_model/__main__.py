@@ -370,7 +370,14 @@ def _train_refiner(options: argparse.Namespace) -> int:
         gallery=options.gallery,
         learning_rate=options.learning_rate,
     )
+    photos = pictures_in(options.photos) if options.photos else []
+    true = pictures_in(options.true) if options.true else []
     costs: list[float] = []
+    skipped: list[str] = []
+
+    def skip(sentence: str) -> None:
+        skipped.append(sentence)
+        _say(f"Skipped: {sentence}")
 
     def on_step(step: int, cost: float, done: float) -> None:
         costs.append(cost)
@@ -382,12 +389,15 @@ def _train_refiner(options: argparse.Namespace) -> int:
         options.output,
         options.work,
         recipe,
-        photos=pictures_in(options.photos) if options.photos else (),
-        true=pictures_in(options.true) if options.true else (),
+        photos=photos,
+        true=true,
         start=options.start,
         renderers=options.renderers,
+        skip=skip,
         on_step=None if options.quiet else on_step,
     )
+    if skipped:
+        _say(f"{len(skipped)} of {len(photos) + len(true)} photos and cut-outs could not be used.")
     print(f"{options.output}: {steps} steps")
     return DONE
 

@@ -107,8 +107,8 @@ Networks are trained on such pictures, and `evaluate` takes the folder as a test
 _ABOUT_TRAIN_REFINER = """Trains the refiner on rendered pictures; writes its weights every five minutes and at the end.
 
 It runs on the processor alone. Stopped at any time, it goes on from the folder --work when the same command is given
-again. Without --photos all backgrounds are drawn; photos make the weights better. docs/refiner-model-card.md says what
-the weights of this pack were trained on."""
+again. Without --photos all backgrounds are drawn; photos make the weights better. Photos and cut-outs that cannot be
+used are skipped, named and counted. docs/refiner-model-card.md says what the weights of this pack were trained on."""
 
 
 _ABOUT_TRAIN = f"""Trains Mask-to-Matte, the matting network of Matting Anything, for a SAM.

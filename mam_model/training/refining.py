@@ -27,8 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..m2m import AlphaPyramid
+from ..photo import PhotoError, read_photo
 from ..refiner import MaskRefiner, read_weights
 from .config import TrainingError
+from .folders import Pair, read_pair
 from .losses import laplacian_loss
 from .saving import write_atomically
 
@@ -363,7 +365,7 @@ def fill_gallery(folder: Path, photos: Sequence[Path], recipe: Recipe, worker: i
     from .render import render
 
     folder.mkdir(parents=True, exist_ok=True)
-    shown = [photo.astype(np.float32) / 255 for photo in map(_read_photo, photos)]
+    shown = [photo.astype(np.float32) / 255 for photo in map(_read_texture, photos)]
     for number in range(worker, recipe.gallery, workers):
         file = _gallery_file(folder, number)
         if file.exists():
@@ -385,21 +387,48 @@ def _fill_aside(*arguments) -> None:
     fill_gallery(*arguments)
 
 
-def _read_photo(file: Path, longest_px: int = 1400) -> np.ndarray:
-    """uint8 [H, W, 3] in RGB, not larger than a training picture can make use of."""
+def _usable(
+    files: Sequence[Path], read: Callable[[Path], np.ndarray], skip: Callable[[str], None]
+) -> dict[Path, np.ndarray]:
+    """What can be read of the files; `skip` is told of each of the others.
+
+    Raises:
+        TrainingError: none of them can be.
+    """
+    found = {}
+    for file in files:
+        try:
+            found[file] = read(file)
+        except PhotoError as error:
+            skip(str(error))
+    if files and not found:
+        raise TrainingError(f"None of the {len(files)} pictures beside {files[0].name} can be used.")
+    return found
+
+
+def _read_texture(file: Path, longest_px: int = 1400) -> np.ndarray:
+    """A photo as uint8 [H, W, 3], not larger than a training picture can make use of. Raises what `read_photo` does."""
     from PIL import Image
 
-    with Image.open(file) as opened:
-        photo = opened.convert("RGB")
-        photo.thumbnail((longest_px, longest_px))
-        return np.array(photo)
+    photo = Image.fromarray(_levels(read_photo(file).image.numpy()))
+    photo.thumbnail((longest_px, longest_px))
+    return np.array(photo)
 
 
-def _read_true(file: Path) -> np.ndarray:
-    from PIL import Image
+def _read_cut_out(file: Path) -> np.ndarray:
+    """uint8 [H, W, 4], straight colours and alpha.
 
-    with Image.open(file) as opened:
-        return np.array(opened.convert("RGBA"))
+    Raises:
+        PhotoError: the file cannot be read, or its transparency tells no subject from what is around it.
+    """
+    colors, alpha = read_pair(Pair(file.stem, file, None))
+    if alpha.min() == 1:
+        raise PhotoError(f"{file} is opaque everywhere, so its transparency is no alpha.")
+    return _levels(np.dstack([colors, alpha]))
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    return (values * 255).round().astype(np.uint8)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -508,6 +537,7 @@ def train_refiner(
     true: Sequence[Path] = (),
     start: Path | None = None,
     renderers: int = 1,
+    skip: Callable[[str], None] = lambda sentence: None,
     on_step: Callable[[int, float, float], None] | None = None,
     save_every_s: float = 300.0,
 ) -> int:
@@ -520,11 +550,13 @@ def train_refiner(
         true: pictures whose transparency is their true alpha.
         start: weights of an earlier run to begin with; None begins with random ones.
         renderers: processes that go on rendering meanwhile; with 0 the folder has to hold pictures already.
+        skip: is told of each photo or cut-out that cannot be used. The run does without it.
         on_step: is told the step, its loss and which share of the run is done.
     Returns:
         How many steps the weights have seen.
     Raises:
-        TrainingError: too few rendered pictures and nobody to render more, or a state to go on from that is damaged.
+        TrainingError: too few rendered pictures and nobody to render more, no photo or no cut-out that can be used, or
+            a state to go on from that is damaged.
         CheckpointError: `start` is missing, damaged or holds another network.
     """
     torch.manual_seed(recipe.seed)
@@ -532,22 +564,23 @@ def train_refiner(
     if start is not None:
         network.load_state_dict(read_weights(start), strict=False)
         before = _lineage(start)
+    textures, cut_outs = _usable(photos, _read_texture, skip), _usable(true, _read_cut_out, skip)
     work.mkdir(parents=True, exist_ok=True)
     folder = work / "gallery"
     context = multiprocessing.get_context("spawn")
     drawing = [
-        context.Process(target=_fill_aside, args=(folder, tuple(photos), recipe, number, renderers), daemon=True)
+        context.Process(target=_fill_aside, args=(folder, tuple(textures), recipe, number, renderers), daemon=True)
         for number in range(renderers)
     ]
     for process in drawing:
         process.start()
     try:
-        gallery = Gallery(folder, [_read_photo(file) for file in photos], [_read_true(file) for file in true], recipe)
+        gallery = Gallery(folder, list(textures.values()), list(cut_outs.values()), recipe)
         while gallery.refresh() < min(32, recipe.gallery):
             if not any(process.is_alive() for process in drawing):
                 raise TrainingError(f"{folder} holds fewer than {min(32, recipe.gallery)} rendered pictures.")
             time.sleep(0.5)
-        return _fit(network, output, work, recipe, gallery, (*photos, *true), before, on_step, save_every_s)
+        return _fit(network, output, work, recipe, gallery, (*textures, *cut_outs), before, on_step, save_every_s)
     finally:
         for process in drawing:
             process.terminate()

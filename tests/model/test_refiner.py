@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -362,6 +363,45 @@ def test_rendering_goes_on_where_it_stopped(rendered, tmp_path):
 def test_a_folder_without_pictures_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(TrainingError, match="no picture in"):
         recipe_of.pictures_in(tmp_path)
+
+
+def test_photos_and_cut_outs_that_cannot_be_used_are_skipped_counted_and_named(rendered, tmp_path, capsys):
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    photos, true = tmp_path / "photos", tmp_path / "true"
+    for folder in (photos, true):
+        folder.mkdir()
+    colors = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    alpha = np.zeros((90, 120, 1), np.uint8)
+    alpha[20:70, 30:90] = 255
+    Image.fromarray(colors).save(photos / "whole.png")
+    (photos / "half.png").write_bytes((photos / "whole.png").read_bytes()[:9000])
+    Image.fromarray(np.dstack([colors, alpha])).save(true / "subject.png")
+    Image.fromarray(np.dstack([colors, 0 * alpha])).save(true / "nothing.png")
+    Image.fromarray(np.dstack([colors, 0 * alpha + 255])).save(true / "all.png")
+    Image.fromarray(colors).save(true / "photo.jpg")
+    folders = ("--photos", str(photos), "--true", str(true))
+    numbers = ("--steps", "1", "--gallery", "4", "--renderers", "0", "--quiet")
+    assert main(["train-refiner", str(output), "--work", str(work), *folders, *numbers]) == 0
+    said = capsys.readouterr().err
+    for name, what in (("half", "damaged"), ("nothing", "empty"), ("all", "opaque"), ("photo", "no transparency")):
+        assert any(name in line and what in line for line in said.splitlines()), name
+    assert "4 of 6 photos and cut-outs could not be used." in said
+    with safe_open(output, "pt") as file:
+        assert json.loads(file.metadata()["pictures"]).keys() == {"whole.png", "subject.png"}
+    (true / "subject.png").unlink()
+    assert main(["train-refiner", str(output), "--work", str(work), *folders, *numbers]) == 1
+    assert "None of the 3 pictures" in capsys.readouterr().err
+
+
+def test_a_photo_of_16_bits_serves_in_its_own_levels_and_upright(tmp_path):
+    ramp = np.linspace(0, 65535, 60 * 90).reshape(60, 90).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    assert np.abs(recipe_of._read_texture(tmp_path / "ramp.png") - (ramp / 257)[..., None]).max() <= 0.51
+    turned = Image.new("RGB", (90, 60))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert recipe_of._read_texture(tmp_path / "turned.jpg").shape == (90, 60, 3)
 
 
 def test_the_command_line_trains(rendered, tmp_path, capsys):
