@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..interrupts import unheard_by_children
 from ..m2m import AlphaPyramid
 from ..photo import PhotoError, read_photo
 from ..refiner import MaskRefiner, read_weights
@@ -380,11 +382,23 @@ def fill_gallery(folder: Path, photos: Sequence[Path], recipe: Recipe, worker: i
         write_atomically(file, encoded.getvalue())
 
 
-def _fill_aside(*arguments) -> None:
+def _fill_aside(folder: Path, *arguments) -> None:
+    # Ctrl-C reaches every process of a terminal; the one that trains ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
         # The steps are what the run waits for.
         os.nice(5)
-    fill_gallery(*arguments)
+    try:
+        fill_gallery(folder, *arguments)
+    except OSError as error:
+        raise SystemExit(f"No more pictures could be rendered into {folder}: {error.strerror or error}.") from error
+
+
+def _end_with_parent() -> None:
+    """A process that was killed cannot end those that it started; they would render on for hours."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _usable(
@@ -572,9 +586,10 @@ def train_refiner(
         context.Process(target=_fill_aside, args=(folder, tuple(textures), recipe, number, renderers), daemon=True)
         for number in range(renderers)
     ]
-    for process in drawing:
-        process.start()
     try:
+        with unheard_by_children():
+            for process in drawing:
+                process.start()
         gallery = Gallery(folder, list(textures.values()), list(cut_outs.values()), recipe)
         while gallery.refresh() < min(32, recipe.gallery):
             if not any(process.is_alive() for process in drawing):
@@ -583,8 +598,12 @@ def train_refiner(
         return _fit(network, output, work, recipe, gallery, (*textures, *cut_outs), before, on_step, save_every_s)
     finally:
         for process in drawing:
+            if process.pid is None:
+                continue
             process.terminate()
             process.join()
+            for part in folder.glob(f"*.{process.pid}.part"):
+                part.unlink(missing_ok=True)
 
 
 def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save_every_s) -> int:

@@ -1,9 +1,15 @@
 """The refiner that ships with the pack: picture and any mask in, alpha out."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -456,6 +462,61 @@ def test_pieces_that_become_larger_meanwhile_never_share_a_batch_with_smaller_on
     finally:
         batches.close()
     assert sides == [48, 64]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C of a terminal is sent to a group of processes")
+@pytest.mark.parametrize("ended_by", ["Ctrl-C", "kill"])
+def test_the_processes_that_render_end_with_the_run_and_say_nothing(tmp_path, ended_by):
+    gallery = tmp_path / "work" / "gallery"
+
+    def drawn() -> int:
+        return len(list(gallery.glob("*.npy")))
+
+    words = (
+        sys.executable,
+        "-m",
+        "mam_model",
+        "train-refiner",
+        tmp_path / "r.safetensors",
+        "--work",
+        tmp_path / "work",
+    )
+    run = subprocess.Popen(
+        words,
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while run.poll() is None and not drawn():
+        time.sleep(0.05)
+    if ended_by == "Ctrl-C":
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.communicate()[1] == "Stopped.\n"
+        assert not list(gallery.glob("*.part"))
+    else:
+        run.kill()
+        run.wait()
+        run.stderr.close()
+    time.sleep(2)
+    left = drawn()
+    time.sleep(4)
+    assert drawn() == left
+
+
+def test_a_full_disk_ends_the_rendering_with_a_sentence(tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(recipe_of, "write_atomically", full)
+    monkeypatch.setattr(recipe_of, "GALLERY_PX", 32)
+    monkeypatch.setattr(recipe_of, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(os, "nice", lambda steps: None, raising=False)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    with pytest.raises(SystemExit, match="No more pictures could be rendered into .*gallery: No space left on device"):
+        recipe_of._fill_aside(tmp_path / "gallery", (), small_recipe())
 
 
 def small_recipe(**changed) -> recipe_of.Recipe:
