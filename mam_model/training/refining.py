@@ -570,7 +570,7 @@ def train_refiner(
         How many steps the weights have seen.
     Raises:
         TrainingError: too few rendered pictures and nobody to render more, no photo or no cut-out that can be used, or
-            a state to go on from that is damaged.
+            a state to go on from that is damaged or of other settings.
         CheckpointError: `start` is missing, damaged or holds another network.
     """
     torch.manual_seed(recipe.seed)
@@ -615,17 +615,26 @@ def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
     state_file = work / "state.pt"
     step, spent = 0, 0.0
+    settings = _settings(recipe, pictures, before)
     if state_file.exists():
         try:
             saved = torch.load(state_file, weights_only=True)
             network.load_state_dict(saved["network"])
             optimizer.load_state_dict(saved["optimizer"])
             averaged, step, spent = saved["averaged"], saved["step"], saved["spent"]
+            # States of earlier versions do not say.
+            begun_with = saved.get("settings", settings)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"{state_file} is damaged or belongs to another network, so the run cannot go on from it. Move it away "
                 "to begin anew."
             ) from error
+        changed = [name for name, value in settings.items() if begun_with.get(name) != value]
+        if changed:
+            raise TrainingError(
+                f"The run in {work} was begun with another {' and another '.join(changed)}. Give the same command as "
+                "before, or give the new run a --work folder of its own."
+            )
     batches = _Prefetched(gallery, recipe, step)
     bfloat16 = _has_fast_bfloat16()
     began = saved_at = time.monotonic()
@@ -634,7 +643,7 @@ def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save
     def save() -> None:
         state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
         encoded = io.BytesIO()
-        torch.save({**state, "averaged": averaged, "step": step, "spent": spent}, encoded)
+        torch.save({**state, "averaged": averaged, "step": step, "spent": spent, "settings": settings}, encoded)
         write_atomically(state_file, encoded.getvalue())
         _write_weights(output, averaged, recipe, step, pictures, before)
 
@@ -673,6 +682,21 @@ def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save
         batches.close()
     save()
     return step
+
+
+def _settings(recipe: Recipe, pictures: Sequence[Path], before: dict[str, str] | None) -> dict[str, str]:
+    """What a run has to have in common with the one that it goes on from. It may be made longer."""
+    return {
+        "seed": str(recipe.seed),
+        "learning rate": repr(recipe.learning_rate),
+        "set of photos and cut-outs": json.dumps(_hashes(pictures), sort_keys=True),
+        "file to begin with": before["sha256"] if before else "",
+    }
+
+
+def _hashes(files: Sequence[Path]) -> dict[str, str]:
+    """The sha256 of each file by its name."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def _has_fast_bfloat16() -> bool:
@@ -720,7 +744,7 @@ def _write_weights(
         for name, value in _scaled_down(averaged).items()
         if not name.endswith("num_batches_tracked")
     }
-    listed = json.dumps({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in pictures})
+    listed = json.dumps(_hashes(pictures))
     metadata = {
         "recipe": json.dumps(asdict(recipe)),
         "steps": str(step),

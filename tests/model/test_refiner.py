@@ -301,6 +301,25 @@ def test_a_run_goes_on_where_it_was_stopped(rendered, tmp_path):
         assert file.metadata()["steps"] == "5"
 
 
+def test_a_run_goes_on_only_with_the_settings_it_was_begun_with(rendered, tmp_path):
+    """Or the file would speak of a seed, of photos and of a beginning that are not those of its weights."""
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    recipe_of.train_refiner(output, work, small_recipe(steps=1), renderers=0)
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (200, 200), "teal").save(photo)
+    for changed, what in (
+        ((small_recipe(steps=2, seed=6), {}), "another seed"),
+        ((small_recipe(steps=2, learning_rate=2e-3), {}), "another learning rate"),
+        ((small_recipe(steps=2), {"photos": [photo]}), "another set of photos"),
+        ((small_recipe(steps=2), {"start": SHIPPED_WEIGHTS}), "another file to begin with"),
+    ):
+        with pytest.raises(TrainingError, match=f"begun with {what}.*--work folder of its own"):
+            recipe_of.train_refiner(output, work, changed[0], renderers=0, **changed[1])
+    with safe_open(output, "pt") as file:
+        assert file.metadata()["steps"] == "1"
+    assert recipe_of.train_refiner(output, work, small_recipe(steps=2), renderers=0) == 2
+
+
 def test_a_run_begins_with_the_weights_of_an_earlier_one_and_names_it(rendered, tmp_path):
     output = tmp_path / "refiner.safetensors"
     gentle = small_recipe(steps=1, learning_rate=1e-9, average=0.0)
