@@ -266,7 +266,8 @@ def _pictures(folder: Path) -> Found | None:
         for name in files
         if f"{name}_alpha" in files
     ]
-    return (_described(samples, folder), []) if samples else None
+    beside = {f"{sample.name}{end}" for sample in samples for end in ("", "_alpha", "_trimap", "_mask")}
+    return (_described(samples, folder), [name for name in files if name not in beside]) if samples else None
 
 
 def _pairs(pictures: Path, alphas: Path, trimaps: Path | None = None, masks: Path | None = None) -> Found | None:

@@ -232,6 +232,14 @@ def test_what_has_no_partner_is_left_out_by_name(tmp_path):
     assert test_set.left_out == ("3_c", "4_d")
 
 
+def test_pictures_side_by_side_without_a_partner_are_left_out_by_name_too(tmp_path):
+    names = ("dog.jpg", "dog_alpha.png", "dog_trimap.png", "dog_mask.png", "cat.jpg", "cow_alpha.png")
+    write(*(tmp_path / "beside" / name for name in names))
+    test_set = open_test_set(tmp_path / "beside")
+    assert [s.name for s in test_set.samples] == ["dog"]
+    assert test_set.left_out == ("cat", "cow_alpha")
+
+
 def test_folders_without_any_pair_are_refused(tmp_path):
     write(tmp_path / "PPM-100" / "image" / "a.jpg", tmp_path / "PPM-100" / "matte" / "b.jpg")
     with pytest.raises(EvaluationError, match="no picture in them has a true matte of its name"):
