@@ -253,6 +253,14 @@ def test_a_damaged_picture_is_named_and_the_others_are_measured(tmp_path, capsys
     assert "Traceback" not in said.err
 
 
+def test_mattes_on_disk_are_judged_and_shown_without_their_damaged_picture(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine", 2)
+    (data / "image" / "1.png").write_bytes((data / "image" / "1.png").read_bytes()[:200])
+    assert run("--data", data, "-o", tmp_path / "out", "--predictions", data / "alpha") == 0
+    assert "Measured: 2 of 2" in capsys.readouterr().out
+    assert (tmp_path / "out" / "worst.png").is_file()
+
+
 def test_a_set_of_which_nothing_can_be_measured_says_so(tmp_path, capsys):
     data = own_pictures(tmp_path / "mine", 1)
     (data / "alpha" / "0.png").write_bytes(b"")
@@ -339,6 +347,24 @@ def test_half_a_line_that_a_power_failure_left_is_measured_again(tmp_path):
     scores.write_bytes(whole[:-20])
     evaluate(test_set, settings, tmp_path / "out")
     assert scores.read_bytes() == whole
+
+
+def test_a_disk_that_fills_up_leaves_whole_lines_alone(tmp_path):
+    """The system takes the part of a line for which there is room, and complains only of the next."""
+    resource = pytest.importorskip("resource")
+    record = Record(tmp_path / "scores.csv", {})
+    row = {column: 0.0 for column in COLUMNS}
+    record.add({**row, "name": "a"})
+    whole, before = record.path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, before[1]))
+    try:
+        with pytest.raises(OSError, match="scores.csv"):
+            record.add({**row, "name": "b"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert record.path.read_bytes() == whole
+    record.add({**row, "name": "c"})
+    assert Record(record.path, {}).rows.keys() == {"a", "c"}
 
 
 def test_other_settings_are_refused_with_what_differs(tmp_path, capsys):
