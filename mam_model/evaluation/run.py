@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..interrupts import unheard_by_children
 from ..photo import write_picture
 from .engines import Files, build_engine, build_pointer
 from .layouts import EvaluationError, Sample, TestSet
@@ -191,7 +192,9 @@ def _measure(
             if prepare and (failure := prepare(sample)):
                 finished(sample, failure)
                 continue
-            waiting[pool.submit(_work_unless_stopped, job, sample)] = sample
+            with unheard_by_children():
+                future = pool.submit(_work_unless_stopped, job, sample)
+            waiting[future] = sample
             # No more than this in advance, so that mattes do not pile up when measuring is what takes long.
             collect(list(wait(waiting, None if len(waiting) >= 2 * workers else 0, FIRST_COMPLETED).done))
         while waiting:
