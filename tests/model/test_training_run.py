@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -167,6 +168,20 @@ def test_a_process_that_has_trained_before_trains_with_workers_and_learns_the_sa
     train(config, Told())
     train(replace(config, folder=tmp_path / "with workers", workers=2), Told())
     assert losses(config.folder) == losses(tmp_path / "with workers")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are killed otherwise elsewhere")
+def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(config):
+    """As the system does when memory runs out."""
+
+    def killing(sentence: str) -> None:
+        if sentence.startswith("[3/"):
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+
+    several = replace(config, workers=1, save_every=2, say_every=1, schedule=Schedule(steps=2000, batch=2))
+    with pytest.raises(TrainingError, match="prepares samples was killed.*latest.pth, of step 2, is whole.*fewer work"):
+        train(several, killing)
 
 
 def test_a_finished_run_is_not_run_again(config):
