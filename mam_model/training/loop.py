@@ -152,7 +152,7 @@ class _Run:
         with closing(Progress(config.folder, self.step, steps, self.say, config.tensorboard)) as progress:
             unseen = []
             if config.validation.every:
-                unseen = unseen_pictures(config, self.sam.config.image_size, progress.skip)
+                unseen = unseen_pictures(config, self.sam.config.image_size, self.say, progress.skip)
             self._learn(progress, unseen)
         return self.latest
 

@@ -37,6 +37,7 @@ from mam_model.training.config import (
 from mam_model.training.guidance import FrozenSam
 from mam_model.training.loop import clip_gradients, train
 from mam_model.training.processes import Place, SharedBatchNorm2d
+from mam_model.training.progress import Table
 from mam_model.training.samples import Samples
 from mam_model.training.saving import read_checkpoint
 
@@ -300,6 +301,29 @@ def test_validation_shows_and_measures_pictures_and_keeps_the_best(config):
     assert sheet.shape == (2 * 256, 7 * 256, 3)
     best = min(table[1:], key=lambda line: float(line.split(",")[1])).split(",")[0]
     assert str(read_checkpoint(config.folder / "best.pth")["iter"]) == best
+
+
+def test_what_has_no_partner_in_validation_is_named_and_not_counted_as_a_file_that_was_drawn(config, tmp_path):
+    alpha = np.zeros((80, 80), np.uint8)
+    alpha[20:60, 10:60] = 255
+    for name in ("images", "alphas"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(alpha).save(tmp_path / name / "whole.png")
+    Image.fromarray(alpha).save(tmp_path / "images" / "lonely.png")
+    (tmp_path / "images" / "damaged.png").write_bytes(b"no picture")
+    Image.fromarray(alpha).save(tmp_path / "alphas" / "damaged.png")
+    folders = Validation(rendered=0, pictures=tmp_path / "images", alphas=tmp_path / "alphas")
+    told = Told()
+    train(replace(config, validation=folders, schedule=Schedule(steps=1, batch=2)), told)
+    assert any(sentence.startswith("1 pictures have no alpha") and "lonely" in sentence for sentence in told)
+    assert "1 files could not be used; they were drawn 1 times" in told
+
+
+def test_a_line_that_was_cut_off_in_its_step_is_no_earlier_step(tmp_path):
+    curve = tmp_path / "losses.csv"
+    curve.write_text("step,loss\n1,0.5\n2,0.25\n1234,0.125\n12")
+    Table(curve, ("step", "loss"), first=100).close()
+    assert curve.read_text() == "step,loss\n1,0.5\n2,0.25\n"
 
 
 def test_validation_does_not_change_what_is_learned(config, tmp_path):
