@@ -319,7 +319,8 @@ def _render(options: argparse.Namespace) -> int:
         options.refuse("--count must be 1 or more")
     if options.seed < 0:
         options.refuse("--seed must be 0 or more")
-    from .training.rendering.files import SHEET, check, contact_sheet, render_into, tile
+    from .training.rendering.files import SHEET, SHEET_TILES, check, contact_sheet, render_into, tile
+    from .training.saving import write_atomically
 
     try:
         check(options.size, options.kind)
@@ -340,12 +341,12 @@ def _render(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     for number, rendered in enumerate(drawn, start=1):
-        if options.sheet:
+        if options.sheet and number <= SHEET_TILES:
             tiles.append(tile(rendered))
         if not options.quiet:
             _say(f"[{number}/{options.count}] {rendered.kind}")
     if options.sheet:
-        sheet.write_bytes(contact_sheet(tiles))
+        write_atomically(sheet, contact_sheet(tiles))
     return DONE
 
 

@@ -101,6 +101,10 @@ drawn backgrounds or parts of your photos, with a camera's noise and JPEG. The s
   FOLDER/alpha/NAME.png       the true matte, 16 bits
   FOLDER/foreground/NAME.png  the subject's own colours
 
+kinds:
+  fur, plush toy, hair, tuft, feather, leaves, grass, twigs, net, lace, smoke, glass, plastic, motion blur, defocus,
+  solid
+
 Networks are trained on such pictures, and `evaluate` takes the folder as a test set."""
 
 
@@ -366,7 +370,7 @@ def _add_render(commands) -> None:
     render.add_argument("--size", type=int, default=512, metavar="PX", help="width and height (default: 512)")
     render.add_argument("--kind", metavar="KIND", help="one kind, such as fur; 'each' takes all of them in turn")
     render.add_argument("--backgrounds", type=Path, metavar="FOLDER", help="photos to cut backgrounds and colours from")
-    render.add_argument("--sheet", action="store_true", help="write FOLDER/sheet.jpg too, a view of all of them")
+    render.add_argument("--sheet", action="store_true", help="write FOLDER/sheet.jpg too, a view of the first 64")
     render.add_argument("--overwrite", action="store_true", help="replace files that exist")
     render.add_argument("--quiet", action="store_true", help="say only what went wrong")
 
