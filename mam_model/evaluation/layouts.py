@@ -303,7 +303,7 @@ def _json(path: Path) -> dict:
     try:
         if path.stat().st_size > _LARGEST_JSON_BYTES:
             raise EvaluationError(f"{path} is too large for a list of descriptions.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise EvaluationError(f"{path} cannot be read as JSON ({error}). Unpack the test set again.") from error
     if not isinstance(content, dict):

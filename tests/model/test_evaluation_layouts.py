@@ -221,6 +221,9 @@ def test_own_pictures_may_have_texts(tmp_path):
     folder = own_folders(tmp_path)
     (folder / "text.json").write_text(json.dumps({"dog": "the dog", "cat": 3}))
     assert open_test_set(folder).samples[0].text == "the dog"
+    # As Windows editors save it, with a mark before the first letter.
+    (folder / "text.json").write_text("\ufeff" + json.dumps({"dog": "the hound"}), encoding="utf-8")
+    assert open_test_set(folder).samples[0].text == "the hound"
 
 
 def test_what_has_no_partner_is_left_out_by_name(tmp_path):
