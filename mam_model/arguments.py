@@ -85,7 +85,7 @@ test sets, recognised by their published folders (--benchmark auto):
 engines:
   mam              SAM and Mask-to-Matte (default); weights are found as for `{PROGRAM} matte`
   sam-mask         SAM's mask alone, the paper's baseline
-  classical        GrabCut and closed-form matting: no weights
+  classical        GrabCut and what --method says, closed-form matting by default: nothing to download
   closed-form      closed-form matting in the trimap's band: no weights, no prompt, knows where the edge is
   refiner          the shipped refiner on a hard mask; see --mask
   Or --predictions judges mattes that are there, NAME.png (NAME/00.png and so on for instances).
@@ -346,7 +346,12 @@ def _add_evaluate(commands) -> None:
     running.add_argument("--quiet", action="store_true", help="say only the results and what went wrong")
 
     engine = evaluate.add_argument_group("engines")
-    engine.add_argument("--method", choices=("closed-form", "knn", "none"), default="closed-form", help="classical")
+    engine.add_argument(
+        "--method",
+        choices=("refiner", "closed-form", "knn", "none"),
+        default="closed-form",
+        help="classical: how the edge is solved (default: closed-form; `matte` and the nodes take refiner)",
+    )
     engine.add_argument("--sam", metavar="FILE", help="weights of SAM, a path or a published name")
     engine.add_argument("--m2m", metavar="FILE", help="weights of Mask-to-Matte, a path or a published name")
     engine.add_argument("--models", type=Path, metavar="FOLDER", help="folder with the weights, or sams/ and mam/")

@@ -26,6 +26,7 @@ from mam_model.evaluation.run import evaluate
 from mam_model.evaluation.scoring import COLUMNS
 from mam_model.metrics import score_matte
 from mam_model.photo import read_photo
+from mam_model.published import sha256_of
 
 FAST = ("--engine", "classical", "--method", "none")
 
@@ -209,6 +210,16 @@ def test_the_refiner_starts_from_the_true_mask_or_a_given_one_or_sams(tmp_path, 
     assert by_truth.any() and not by_file.any()
     assert not np.array_equal(by_sam, by_truth)
     assert "refiner.safetensors: sha256" in (tmp_path / "truth" / "summary.md").read_text(encoding="utf-8")
+
+
+def test_the_engine_without_models_is_measured_as_the_nodes_use_it_too(tmp_path):
+    data = own_pictures(tmp_path / "mine", 1)
+    assert run("--data", data, "-o", tmp_path / "out", "--engine", "classical", "--method", "refiner") == 0
+    facts = json.loads((tmp_path / "out" / "scores.csv").read_text().splitlines()[0].removeprefix("# "))
+    assert facts["method"] == "refiner"
+    assert facts["weights"] == [[refiner.SHIPPED_WEIGHTS.name, sha256_of(refiner.SHIPPED_WEIGHTS)]]
+    # Records of the others say what they always said.
+    assert "weights" not in settings_of(data).facts()
 
 
 def test_a_text_finds_the_target_through_the_detector(tmp_path, weights, tiny_text_detector_folder, monkeypatch):
