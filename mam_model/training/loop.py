@@ -88,8 +88,8 @@ def train(config: Config, say: Callable[[str], None] = print) -> Path:
             ) from error
         except OSError as error:
             raise TrainingError(
-                f"Writing into {config.folder} failed: {error.strerror or error}. {run.what_is_left()} When there is "
-                "room, start the same command again."
+                f"Writing {error.filename or f'into {config.folder}'} failed: {error.strerror or error}. "
+                f"{run.what_is_left()} Mend that and start the same command again."
             ) from error
 
 

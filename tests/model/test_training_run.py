@@ -236,7 +236,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
 
     try:
-        with pytest.raises(TrainingError, match="Writing into .*run failed.*latest.pth, of step 2, is whole"):
+        with pytest.raises(TrainingError, match="Writing .*latest.pth failed.*latest.pth, of step 2, is whole"):
             train(replace(config, say_every=1, save_every=2), filling)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -245,6 +245,12 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
     train(replace(config, save_every=2), told)
     assert "Going on after step 2." in told
     assert [row[0] for row in losses(config.folder)] == [1, 2, 3, 4]
+
+
+def test_where_it_is_not_the_runs_own_folder_that_cannot_be_written_the_other_is_named(config, tmp_path):
+    (tmp_path / "cache").write_bytes(b"no folder")
+    with pytest.raises(TrainingError, match="Writing .*cache.* failed"):
+        train(replace(config, distinct=2, embedding_cache=tmp_path / "cache"), Told())
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(config, monkeypatch):
