@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,10 +140,11 @@ def evaluate(
     rows = {name: record.rows[name] for name in samples if name in record.rows}
     text = summary(test_set, settings, list(rows.values()), failed)
     write_whole(output / "summary.md", text)
-    chosen = worst_first(rows.values(), instances)[:worst]
+    by_error = ((row, _left_of(samples[str(row["name"])], job)) for row in worst_first(rows.values(), instances))
+    chosen = list(islice(((row, left) for row, left in by_error if left is not None), worst))
     if chosen:
-        shown = {str(row["name"]): _mattes_of(samples[str(row["name"])], job) for row in chosen}
-        write_picture(output / "worst.png", worst_sheet(samples, chosen, shown))
+        shown = {str(row["name"]): left for row, left in chosen}
+        write_picture(output / "worst.png", worst_sheet(samples, [row for row, _ in chosen], shown))
     return Outcome(text, rows, failed)
 
 
@@ -276,6 +278,15 @@ def _mattes_of(sample: Sample, job: Job) -> tuple[Path, ...]:
     if job.settings.engine == "predictions":
         return found_mattes(job.mattes, sample, job.instances)
     return matte_files(job.mattes, sample)
+
+
+def _left_of(sample: Sample, job: Job) -> tuple[Path, ...] | None:
+    """The mattes of a measured sample; None if they were taken away since."""
+    try:
+        mattes = _mattes_of(sample, job)
+    except EvaluationError:
+        return None
+    return mattes if all(path.is_file() for path in mattes) else None
 
 
 @lru_cache(maxsize=1)

@@ -349,6 +349,16 @@ def test_mattes_of_a_stopped_run_are_not_made_again(tmp_path, monkeypatch):
     assert set(evaluate(test_set, settings, tmp_path / "out").rows) == {"0", "1"}
 
 
+def test_mattes_that_were_taken_away_since_are_not_shown_and_their_figures_stay(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine", 2)
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 0
+    summary = capsys.readouterr().out
+    for name in ("1.png", "0.png"):
+        (tmp_path / "out" / "mattes" / name).unlink()
+        assert run("--data", data, "-o", tmp_path / "out", *FAST) == 0
+        assert capsys.readouterr().out == summary
+
+
 def test_half_a_line_that_a_power_failure_left_is_measured_again(tmp_path):
     test_set = open_test_set(own_pictures(tmp_path / "mine", 2))
     settings = settings_of(tmp_path / "mine")
