@@ -319,7 +319,8 @@ def _render(options: argparse.Namespace) -> int:
         options.refuse("--count must be 1 or more")
     if options.seed < 0:
         options.refuse("--seed must be 0 or more")
-    from .training.rendering.files import SHEET, check, contact_sheet, render_into, tile
+    from .training.rendering.files import SHEET, SHEET_TILES, check, contact_sheet, render_into, tile
+    from .training.saving import write_atomically
 
     try:
         check(options.size, options.kind)
@@ -340,12 +341,12 @@ def _render(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     for number, rendered in enumerate(drawn, start=1):
-        if options.sheet:
+        if options.sheet and number <= SHEET_TILES:
             tiles.append(tile(rendered))
         if not options.quiet:
             _say(f"[{number}/{options.count}] {rendered.kind}")
     if options.sheet:
-        sheet.write_bytes(contact_sheet(tiles))
+        write_atomically(sheet, contact_sheet(tiles))
     return DONE
 
 
@@ -370,7 +371,14 @@ def _train_refiner(options: argparse.Namespace) -> int:
         gallery=options.gallery,
         learning_rate=options.learning_rate,
     )
+    photos = pictures_in(options.photos) if options.photos else []
+    true = pictures_in(options.true) if options.true else []
     costs: list[float] = []
+    skipped: list[str] = []
+
+    def skip(sentence: str) -> None:
+        skipped.append(sentence)
+        _say(f"Skipped: {sentence}")
 
     def on_step(step: int, cost: float, done: float) -> None:
         costs.append(cost)
@@ -382,12 +390,15 @@ def _train_refiner(options: argparse.Namespace) -> int:
         options.output,
         options.work,
         recipe,
-        photos=pictures_in(options.photos) if options.photos else (),
-        true=pictures_in(options.true) if options.true else (),
+        photos=photos,
+        true=true,
         start=options.start,
         renderers=options.renderers,
+        skip=skip,
         on_step=None if options.quiet else on_step,
     )
+    if skipped:
+        _say(f"{len(skipped)} of {len(photos) + len(true)} photos and cut-outs could not be used.")
     print(f"{options.output}: {steps} steps")
     return DONE
 

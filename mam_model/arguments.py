@@ -85,7 +85,7 @@ test sets, recognised by their published folders (--benchmark auto):
 engines:
   mam              SAM and Mask-to-Matte (default); weights are found as for `{PROGRAM} matte`
   sam-mask         SAM's mask alone, the paper's baseline
-  classical        GrabCut and closed-form matting: no weights
+  classical        GrabCut and what --method says, closed-form matting by default: nothing to download
   closed-form      closed-form matting in the trimap's band: no weights, no prompt, knows where the edge is
   refiner          the shipped refiner on a hard mask; see --mask
   Or --predictions judges mattes that are there, NAME.png (NAME/00.png and so on for instances).
@@ -101,14 +101,19 @@ drawn backgrounds or parts of your photos, with a camera's noise and JPEG. The s
   FOLDER/alpha/NAME.png       the true matte, 16 bits
   FOLDER/foreground/NAME.png  the subject's own colours
 
+kinds:
+  fur, plush toy, hair, tuft, feather, leaves, grass, twigs, net, lace, smoke, glass, plastic, motion blur, defocus,
+  solid
+
 Networks are trained on such pictures, and `evaluate` takes the folder as a test set."""
 
 
 _ABOUT_TRAIN_REFINER = """Trains the refiner on rendered pictures; writes its weights every five minutes and at the end.
 
 It runs on the processor alone. Stopped at any time, it goes on from the folder --work when the same command is given
-again. Without --photos all backgrounds are drawn; photos make the weights better. docs/refiner-model-card.md says what
-the weights of this pack were trained on."""
+again; with more --minutes or --steps it goes on for longer, and other pictures, another seed or rate need another
+folder. Without --photos all backgrounds are drawn; photos make the weights better. Photos and cut-outs that cannot be
+used are skipped, named and counted. docs/refiner-model-card.md says what the weights of this pack were trained on."""
 
 
 _ABOUT_TRAIN = f"""Trains Mask-to-Matte, the matting network of Matting Anything, for a SAM.
@@ -341,7 +346,12 @@ def _add_evaluate(commands) -> None:
     running.add_argument("--quiet", action="store_true", help="say only the results and what went wrong")
 
     engine = evaluate.add_argument_group("engines")
-    engine.add_argument("--method", choices=("closed-form", "knn", "none"), default="closed-form", help="classical")
+    engine.add_argument(
+        "--method",
+        choices=("refiner", "closed-form", "knn", "none"),
+        default="closed-form",
+        help="classical: how the edge is solved (default: closed-form; `matte` and the nodes take refiner)",
+    )
     engine.add_argument("--sam", metavar="FILE", help="weights of SAM, a path or a published name")
     engine.add_argument("--m2m", metavar="FILE", help="weights of Mask-to-Matte, a path or a published name")
     engine.add_argument("--models", type=Path, metavar="FOLDER", help="folder with the weights, or sams/ and mam/")
@@ -365,7 +375,7 @@ def _add_render(commands) -> None:
     render.add_argument("--size", type=int, default=512, metavar="PX", help="width and height (default: 512)")
     render.add_argument("--kind", metavar="KIND", help="one kind, such as fur; 'each' takes all of them in turn")
     render.add_argument("--backgrounds", type=Path, metavar="FOLDER", help="photos to cut backgrounds and colours from")
-    render.add_argument("--sheet", action="store_true", help="write FOLDER/sheet.jpg too, a view of all of them")
+    render.add_argument("--sheet", action="store_true", help="write FOLDER/sheet.jpg too, a view of the first 64")
     render.add_argument("--overwrite", action="store_true", help="replace files that exist")
     render.add_argument("--quiet", action="store_true", help="say only what went wrong")
 

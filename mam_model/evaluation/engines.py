@@ -66,7 +66,7 @@ def weights_of(settings: Settings, files: Files) -> tuple[tuple[str, str], ...]:
         used.append(files.pair.sam)
     if settings.engine == "mam" and files.pair.m2m != files.pair.sam:
         used.append(files.pair.m2m)
-    if settings.engine == "refiner":
+    if settings.uses_refiner:
         from ..refiner import SHIPPED_WEIGHTS
 
         used.append(SHIPPED_WEIGHTS)

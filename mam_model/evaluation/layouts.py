@@ -266,7 +266,8 @@ def _pictures(folder: Path) -> Found | None:
         for name in files
         if f"{name}_alpha" in files
     ]
-    return (_described(samples, folder), []) if samples else None
+    beside = {f"{sample.name}{end}" for sample in samples for end in ("", "_alpha", "_trimap", "_mask")}
+    return (_described(samples, folder), [name for name in files if name not in beside]) if samples else None
 
 
 def _pairs(pictures: Path, alphas: Path, trimaps: Path | None = None, masks: Path | None = None) -> Found | None:
@@ -302,7 +303,7 @@ def _json(path: Path) -> dict:
     try:
         if path.stat().st_size > _LARGEST_JSON_BYTES:
             raise EvaluationError(f"{path} is too large for a list of descriptions.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise EvaluationError(f"{path} cannot be read as JSON ({error}). Unpack the test set again.") from error
     if not isinstance(content, dict):

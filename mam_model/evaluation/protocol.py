@@ -87,6 +87,10 @@ class Settings:
         return self.engine in ("mam", "sam-mask") or (self.engine, self.mask) == ("refiner", "sam")
 
     @property
+    def uses_refiner(self) -> bool:
+        return self.engine == "refiner" or (self.engine, self.method) == ("classical", "refiner")
+
+    @property
     def needs_detector(self) -> bool:
         return self.needs_prompts and self.prompt == "text"
 
@@ -100,7 +104,7 @@ class Settings:
         of_engine = {
             "mam": ("guidance", "sides", "widths", "weights", "levels"),
             "sam-mask": ("weights", "levels"),
-            "classical": ("method", "levels"),
+            "classical": ("method", "levels", *(("weights",) if self.uses_refiner else ())),
             "closed-form": ("levels",),
             "refiner": ("mask", "weights", "levels"),
             "predictions": ("predictions",),

@@ -50,11 +50,22 @@ class Record:
             write_whole(self.path, f"# {json.dumps(self._facts)}\n{_line(COLUMNS)}")
 
     def add(self, row: Row) -> None:
-        """Keeps a picture's figures; they are in the file when this returns."""
-        line = _line([_spelled(row[column]) for column in COLUMNS])
+        """Keeps a picture's figures; they are in the file when this returns.
+
+        Raises:
+            OSError: they could not be written, and nothing of them is in the file.
+        """
+        line = _line([_spelled(row[column]) for column in COLUMNS]).encode("utf-8", _NAMES)
         # One write of whole lines, so that stopping the program leaves no half of one.
         with open(self.path, "ab", buffering=0) as file:
-            file.write(line.encode("utf-8", _NAMES))
+            before = file.tell()
+            try:
+                # On a disk that fills up a part is written without complaint, and only the next write fails.
+                while line:
+                    line = line[file.write(line) :]
+            except OSError as error:
+                file.truncate(before)
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.rows[str(row["name"])] = row
 
     def _read(self) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..metrics import KINDS, QUALITY_KINDS, InstanceQuality, pooled_quality
-from ..photo import read_mask, read_photo
+from ..photo import PhotoError, read_mask, read_photo
 from ..view import contact_sheet, grey, instance_color
 from .layouts import Sample, TestSet
 from .paper import figures
@@ -90,7 +90,7 @@ def worst_sheet(samples: Mapping[str, Sample], rows: Sequence[Row], mattes: Mapp
         truths = [read_mask(path) for path in samples[name].truths]
         predicted = [read_mask(path) for path in mattes[name]]
         difference = (_united(truths) - _united(predicted or [torch.zeros_like(truths[0])])).abs()
-        panels = [read_photo(samples[name].picture).image, _painted(truths, truths), _painted(predicted, truths)]
+        panels = [_shown(samples[name].picture), _painted(truths, truths), _painted(predicted, truths)]
         cells.append(_row([*panels, grey(difference)]))
         quality = "" if math.isnan(row["imq_mad"]) else f"  IMQ {100 * row['imq_mad']:.1f}"
         error = "" if math.isnan(row["sad"]) else f"  SAD {row['sad']:.2f}"
@@ -173,6 +173,14 @@ def _pictures(count: int) -> str:
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def _shown(picture: Path) -> Tensor:
+    """[H, W, 3]; a grey square for a damaged picture, which mattes that are only judged are measured without."""
+    try:
+        return read_photo(picture).image
+    except PhotoError:
+        return torch.full((1, 1, 3), 0.5)
 
 
 def _united(alphas: Sequence[Tensor]) -> Tensor:

@@ -15,11 +15,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..interrupts import unheard_by_children
 from ..photo import write_picture
 from .engines import Files, build_engine, build_pointer
 from .layouts import EvaluationError, Sample, TestSet
@@ -138,10 +140,11 @@ def evaluate(
     rows = {name: record.rows[name] for name in samples if name in record.rows}
     text = summary(test_set, settings, list(rows.values()), failed)
     write_whole(output / "summary.md", text)
-    chosen = worst_first(rows.values(), instances)[:worst]
+    by_error = ((row, _left_of(samples[str(row["name"])], job)) for row in worst_first(rows.values(), instances))
+    chosen = list(islice(((row, left) for row, left in by_error if left is not None), worst))
     if chosen:
-        shown = {str(row["name"]): _mattes_of(samples[str(row["name"])], job) for row in chosen}
-        write_picture(output / "worst.png", worst_sheet(samples, chosen, shown))
+        shown = {str(row["name"]): left for row, left in chosen}
+        write_picture(output / "worst.png", worst_sheet(samples, [row for row, _ in chosen], shown))
     return Outcome(text, rows, failed)
 
 
@@ -191,7 +194,9 @@ def _measure(
             if prepare and (failure := prepare(sample)):
                 finished(sample, failure)
                 continue
-            waiting[pool.submit(_work_unless_stopped, job, sample)] = sample
+            with unheard_by_children():
+                future = pool.submit(_work_unless_stopped, job, sample)
+            waiting[future] = sample
             # No more than this in advance, so that mattes do not pile up when measuring is what takes long.
             collect(list(wait(waiting, None if len(waiting) >= 2 * workers else 0, FIRST_COMPLETED).done))
         while waiting:
@@ -273,6 +278,15 @@ def _mattes_of(sample: Sample, job: Job) -> tuple[Path, ...]:
     if job.settings.engine == "predictions":
         return found_mattes(job.mattes, sample, job.instances)
     return matte_files(job.mattes, sample)
+
+
+def _left_of(sample: Sample, job: Job) -> tuple[Path, ...] | None:
+    """The mattes of a measured sample; None if they were taken away since."""
+    try:
+        mattes = _mattes_of(sample, job)
+    except EvaluationError:
+        return None
+    return mattes if all(path.is_file() for path in mattes) else None
 
 
 @lru_cache(maxsize=1)

@@ -272,7 +272,7 @@ def read_config(path: Path) -> Config:
         except ImportError as error:
             raise TrainingError("Python 3.10 needs a reader for the config. Install it: pip install tomli") from error
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TrainingError(f"The config {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -280,9 +280,9 @@ def read_config(path: Path) -> Config:
     base = path.resolve().parent
     try:
         config = _filled(Config, given, "", base)
+        beside = _path(config.sam, "sam", base)
     except TrainingError as error:
         raise TrainingError(f"{path.name}: {error}") from None
-    beside = base / Path(config.sam).expanduser()
     return replace(config, sam=str(beside)) if beside.is_file() else config
 
 
@@ -324,13 +324,20 @@ def _value(kind, given, name: str, base: Path):
             raise TrainingError(f"{name} is a table, written as [{name}], not {given!r}.")
         return _filled(kind, given, name, base)
     if kind is Path and isinstance(given, str) and given:
-        return base / Path(given).expanduser()
+        return _path(given, name, base)
     # A bool is an int to Python, and a whole number is a fine float.
     wanted = {Path: str, float: (int, float)}.get(kind, kind)
     if isinstance(given, wanted) and isinstance(given, bool) == (kind is bool) and given != "":
         return float(given) if kind is float else given
     form = {Path: "a path", float: "a number", int: "a whole number", bool: "true or false", str: "a text"}[kind]
     raise TrainingError(f"{name} is {form}, not {given!r}.")
+
+
+def _path(given: str, name: str, base: Path) -> Path:
+    try:
+        return base / Path(given).expanduser()
+    except RuntimeError as error:
+        raise TrainingError(f"{name} is {given}, but there is no such user's folder here.") from error
 
 
 def _check_between(name: str, value: float, least: float, most: float) -> None:

@@ -78,10 +78,18 @@ def train(config: Config, say: Callable[[str], None] = print) -> Path:
                 f"The graphics card has not enough memory. {run.what_is_left()} Give the config a smaller "
                 "schedule.batch, which makes it a run of a folder of its own."
             ) from error
+        except RuntimeError as error:
+            # PyTorch has no class of its own for it.
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise TrainingError(
+                "A process that prepares samples was killed, most likely because memory ran out. "
+                f"{run.what_is_left()} Give the config fewer workers and start the same command again."
+            ) from error
         except OSError as error:
             raise TrainingError(
-                f"Writing into {config.folder} failed: {error.strerror or error}. {run.what_is_left()} When there is "
-                "room, start the same command again."
+                f"Writing {error.filename or f'into {config.folder}'} failed: {error.strerror or error}. "
+                f"{run.what_is_left()} Mend that and start the same command again."
             ) from error
 
 
@@ -144,7 +152,7 @@ class _Run:
         with closing(Progress(config.folder, self.step, steps, self.say, config.tensorboard)) as progress:
             unseen = []
             if config.validation.every:
-                unseen = unseen_pictures(config, self.sam.config.image_size, progress.skip)
+                unseen = unseen_pictures(config, self.sam.config.image_size, self.say, progress.skip)
             self._learn(progress, unseen)
         return self.latest
 

@@ -25,8 +25,8 @@ class Table:
     def __init__(self, path: Path, columns: tuple[str, ...], first: int):
         kept = [",".join(columns)]
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()[1:]
-            # A line that was cut off in the middle comes after the last checkpoint.
+            # What follows the last line's end is the beginning of a line, whose step may be cut off: 12 of 1234.
+            lines = path.read_text(encoding="utf-8").split("\n")[1:-1]
             steps = [line.split(",")[0] for line in lines]
             kept += [line for line, step in zip(lines, steps) if step.isdecimal() and int(step) <= first]
         write_atomically(path, ("\n".join(kept) + "\n").encode())

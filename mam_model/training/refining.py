@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,9 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..interrupts import unheard_by_children
 from ..m2m import AlphaPyramid
+from ..photo import PhotoError, read_photo
 from ..refiner import MaskRefiner, read_weights
 from .config import TrainingError
+from .folders import Pair, read_pair
 from .losses import laplacian_loss
 from .saving import write_atomically
 
@@ -363,7 +367,7 @@ def fill_gallery(folder: Path, photos: Sequence[Path], recipe: Recipe, worker: i
     from .render import render
 
     folder.mkdir(parents=True, exist_ok=True)
-    shown = [photo.astype(np.float32) / 255 for photo in map(_read_photo, photos)]
+    shown = [photo.astype(np.float32) / 255 for photo in map(_read_texture, photos)]
     for number in range(worker, recipe.gallery, workers):
         file = _gallery_file(folder, number)
         if file.exists():
@@ -378,28 +382,67 @@ def fill_gallery(folder: Path, photos: Sequence[Path], recipe: Recipe, worker: i
         write_atomically(file, encoded.getvalue())
 
 
-def _fill_aside(*arguments) -> None:
+def _fill_aside(folder: Path, *arguments) -> None:
+    # Ctrl-C reaches every process of a terminal; the one that trains ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
         # The steps are what the run waits for.
         os.nice(5)
-    fill_gallery(*arguments)
+    try:
+        fill_gallery(folder, *arguments)
+    except OSError as error:
+        raise SystemExit(f"No more pictures could be rendered into {folder}: {error.strerror or error}.") from error
 
 
-def _read_photo(file: Path, longest_px: int = 1400) -> np.ndarray:
-    """uint8 [H, W, 3] in RGB, not larger than a training picture can make use of."""
+def _end_with_parent() -> None:
+    """A process that was killed cannot end those that it started; they would render on for hours."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _usable(
+    files: Sequence[Path], read: Callable[[Path], np.ndarray], skip: Callable[[str], None]
+) -> dict[Path, np.ndarray]:
+    """What can be read of the files; `skip` is told of each of the others.
+
+    Raises:
+        TrainingError: none of them can be.
+    """
+    found = {}
+    for file in files:
+        try:
+            found[file] = read(file)
+        except PhotoError as error:
+            skip(str(error))
+    if files and not found:
+        raise TrainingError(f"None of the {len(files)} pictures beside {files[0].name} can be used.")
+    return found
+
+
+def _read_texture(file: Path, longest_px: int = 1400) -> np.ndarray:
+    """A photo as uint8 [H, W, 3], not larger than a training picture can make use of. Raises what `read_photo` does."""
     from PIL import Image
 
-    with Image.open(file) as opened:
-        photo = opened.convert("RGB")
-        photo.thumbnail((longest_px, longest_px))
-        return np.array(photo)
+    photo = Image.fromarray(_levels(read_photo(file).image.numpy()))
+    photo.thumbnail((longest_px, longest_px))
+    return np.array(photo)
 
 
-def _read_true(file: Path) -> np.ndarray:
-    from PIL import Image
+def _read_cut_out(file: Path) -> np.ndarray:
+    """uint8 [H, W, 4], straight colours and alpha.
 
-    with Image.open(file) as opened:
-        return np.array(opened.convert("RGBA"))
+    Raises:
+        PhotoError: the file cannot be read, or its transparency tells no subject from what is around it.
+    """
+    colors, alpha = read_pair(Pair(file.stem, file, None))
+    if alpha.min() == 1:
+        raise PhotoError(f"{file} is opaque everywhere, so its transparency is no alpha.")
+    return _levels(np.dstack([colors, alpha]))
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    return (values * 255).round().astype(np.uint8)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -470,8 +513,10 @@ class _Prefetched:
         try:
             while not self._stopped.is_set():
                 self._gallery.refresh()
+                # Once for all of a batch: it may be changed at any moment.
+                crop_px = self.crop_px
                 samples = [
-                    self._gallery.sample(np.random.default_rng((self._recipe.seed, step, number)), self.crop_px)
+                    self._gallery.sample(np.random.default_rng((self._recipe.seed, step, number)), crop_px)
                     for number in range(self._recipe.batch)
                 ]
                 step += 1
@@ -506,6 +551,7 @@ def train_refiner(
     true: Sequence[Path] = (),
     start: Path | None = None,
     renderers: int = 1,
+    skip: Callable[[str], None] = lambda sentence: None,
     on_step: Callable[[int, float, float], None] | None = None,
     save_every_s: float = 300.0,
 ) -> int:
@@ -518,11 +564,13 @@ def train_refiner(
         true: pictures whose transparency is their true alpha.
         start: weights of an earlier run to begin with; None begins with random ones.
         renderers: processes that go on rendering meanwhile; with 0 the folder has to hold pictures already.
+        skip: is told of each photo or cut-out that cannot be used. The run does without it.
         on_step: is told the step, its loss and which share of the run is done.
     Returns:
         How many steps the weights have seen.
     Raises:
-        TrainingError: too few rendered pictures and nobody to render more, or a state to go on from that is damaged.
+        TrainingError: too few rendered pictures and nobody to render more, no photo or no cut-out that can be used, or
+            a state to go on from that is damaged or of other settings.
         CheckpointError: `start` is missing, damaged or holds another network.
     """
     torch.manual_seed(recipe.seed)
@@ -530,26 +578,32 @@ def train_refiner(
     if start is not None:
         network.load_state_dict(read_weights(start), strict=False)
         before = _lineage(start)
+    textures, cut_outs = _usable(photos, _read_texture, skip), _usable(true, _read_cut_out, skip)
     work.mkdir(parents=True, exist_ok=True)
     folder = work / "gallery"
     context = multiprocessing.get_context("spawn")
     drawing = [
-        context.Process(target=_fill_aside, args=(folder, tuple(photos), recipe, number, renderers), daemon=True)
+        context.Process(target=_fill_aside, args=(folder, tuple(textures), recipe, number, renderers), daemon=True)
         for number in range(renderers)
     ]
-    for process in drawing:
-        process.start()
     try:
-        gallery = Gallery(folder, [_read_photo(file) for file in photos], [_read_true(file) for file in true], recipe)
+        with unheard_by_children():
+            for process in drawing:
+                process.start()
+        gallery = Gallery(folder, list(textures.values()), list(cut_outs.values()), recipe)
         while gallery.refresh() < min(32, recipe.gallery):
             if not any(process.is_alive() for process in drawing):
                 raise TrainingError(f"{folder} holds fewer than {min(32, recipe.gallery)} rendered pictures.")
             time.sleep(0.5)
-        return _fit(network, output, work, recipe, gallery, (*photos, *true), before, on_step, save_every_s)
+        return _fit(network, output, work, recipe, gallery, (*textures, *cut_outs), before, on_step, save_every_s)
     finally:
         for process in drawing:
+            if process.pid is None:
+                continue
             process.terminate()
             process.join()
+            for part in folder.glob(f"*.{process.pid}.part"):
+                part.unlink(missing_ok=True)
 
 
 def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save_every_s) -> int:
@@ -561,17 +615,26 @@ def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
     state_file = work / "state.pt"
     step, spent = 0, 0.0
+    settings = _settings(recipe, pictures, before)
     if state_file.exists():
         try:
             saved = torch.load(state_file, weights_only=True)
             network.load_state_dict(saved["network"])
             optimizer.load_state_dict(saved["optimizer"])
             averaged, step, spent = saved["averaged"], saved["step"], saved["spent"]
+            # States of earlier versions do not say.
+            begun_with = saved.get("settings", settings)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"{state_file} is damaged or belongs to another network, so the run cannot go on from it. Move it away "
                 "to begin anew."
             ) from error
+        changed = [name for name, value in settings.items() if begun_with.get(name) != value]
+        if changed:
+            raise TrainingError(
+                f"The run in {work} was begun with another {' and another '.join(changed)}. Give the same command as "
+                "before, or give the new run a --work folder of its own."
+            )
     batches = _Prefetched(gallery, recipe, step)
     bfloat16 = _has_fast_bfloat16()
     began = saved_at = time.monotonic()
@@ -580,7 +643,7 @@ def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save
     def save() -> None:
         state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
         encoded = io.BytesIO()
-        torch.save({**state, "averaged": averaged, "step": step, "spent": spent}, encoded)
+        torch.save({**state, "averaged": averaged, "step": step, "spent": spent, "settings": settings}, encoded)
         write_atomically(state_file, encoded.getvalue())
         _write_weights(output, averaged, recipe, step, pictures, before)
 
@@ -619,6 +682,21 @@ def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save
         batches.close()
     save()
     return step
+
+
+def _settings(recipe: Recipe, pictures: Sequence[Path], before: dict[str, str] | None) -> dict[str, str]:
+    """What a run has to have in common with the one that it goes on from. It may be made longer."""
+    return {
+        "seed": str(recipe.seed),
+        "learning rate": repr(recipe.learning_rate),
+        "set of photos and cut-outs": json.dumps(_hashes(pictures), sort_keys=True),
+        "file to begin with": before["sha256"] if before else "",
+    }
+
+
+def _hashes(files: Sequence[Path]) -> dict[str, str]:
+    """The sha256 of each file by its name."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def _has_fast_bfloat16() -> bool:
@@ -666,7 +744,7 @@ def _write_weights(
         for name, value in _scaled_down(averaged).items()
         if not name.endswith("num_batches_tracked")
     }
-    listed = json.dumps({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in pictures})
+    listed = json.dumps(_hashes(pictures))
     metadata = {
         "recipe": json.dumps(asdict(recipe)),
         "steps": str(step),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..interrupts import unheard_by_children
 from ..photo import PhotoError, read_photo
 from ..prompt import Prompt
 from .config import Augmentation, Backgrounds, Composed, Config, Foregrounds, Rendering, TrainingError
@@ -168,7 +169,9 @@ def batches(samples: Samples, first: int, process: int = 0, processes: int = 1) 
         # of its libraries' threads, but not the threads.
         multiprocessing_context="spawn" if samples.config.workers else None,
     )
-    for answers in loader:
+    with unheard_by_children():
+        prepared = iter(loader)
+    for answers in prepared:
         for answer in answers:
             if isinstance(answer, TrainingError):
                 raise answer

@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file that appears under its name only when all of it is on the disk; until then the old one stays.
 
     Raises:
-        OSError: the disk is full, say. Then the old file is as it was, and nothing else is left behind.
+        OSError: the disk is full, say; it names the file, which is as it was, and nothing else is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -30,6 +30,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
     if os.name == "posix":

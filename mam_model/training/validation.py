@@ -51,11 +51,12 @@ class Validated:
     sheet: np.ndarray
 
 
-def unseen_pictures(config: Config, side: int, skip: Callable[[str], None]) -> list[Unseen]:
+def unseen_pictures(config: Config, side: int, say: Callable[[str], None], skip: Callable[[str], None]) -> list[Unseen]:
     """The pictures of the config's [validation]. Drawn ones have seeds that training never draws.
 
     Args:
         side: of drawn pictures in pixels.
+        say: is told what was left out for want of a partner.
         skip: is told of each file that cannot be used.
     Raises:
         TrainingError: a folder is missing or empty, or nothing in it belongs together.
@@ -68,7 +69,7 @@ def unseen_pictures(config: Config, side: int, skip: Callable[[str], None]) -> l
     if wanted.pictures:
         pairs, left_out = find_pairs(wanted.pictures, wanted.alphas)
         for sentence in left_out:
-            skip(sentence)
+            say(sentence)
         for pair in pairs:
             try:
                 picture, alpha = read_pair(pair)

@@ -221,6 +221,9 @@ def test_own_pictures_may_have_texts(tmp_path):
     folder = own_folders(tmp_path)
     (folder / "text.json").write_text(json.dumps({"dog": "the dog", "cat": 3}))
     assert open_test_set(folder).samples[0].text == "the dog"
+    # As Windows editors save it, with a mark before the first letter.
+    (folder / "text.json").write_text("\ufeff" + json.dumps({"dog": "the hound"}), encoding="utf-8")
+    assert open_test_set(folder).samples[0].text == "the hound"
 
 
 def test_what_has_no_partner_is_left_out_by_name(tmp_path):
@@ -230,6 +233,14 @@ def test_what_has_no_partner_is_left_out_by_name(tmp_path):
     test_set = open_test_set(folder)
     assert [s.name for s in test_set.samples] == ["1_a", "2_b"]
     assert test_set.left_out == ("3_c", "4_d")
+
+
+def test_pictures_side_by_side_without_a_partner_are_left_out_by_name_too(tmp_path):
+    names = ("dog.jpg", "dog_alpha.png", "dog_trimap.png", "dog_mask.png", "cat.jpg", "cow_alpha.png")
+    write(*(tmp_path / "beside" / name for name in names))
+    test_set = open_test_set(tmp_path / "beside")
+    assert [s.name for s in test_set.samples] == ["dog"]
+    assert test_set.left_out == ("cat", "cow_alpha")
 
 
 def test_folders_without_any_pair_are_refused(tmp_path):

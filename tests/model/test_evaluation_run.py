@@ -26,6 +26,7 @@ from mam_model.evaluation.run import evaluate
 from mam_model.evaluation.scoring import COLUMNS
 from mam_model.metrics import score_matte
 from mam_model.photo import read_photo
+from mam_model.published import sha256_of
 
 FAST = ("--engine", "classical", "--method", "none")
 
@@ -211,6 +212,16 @@ def test_the_refiner_starts_from_the_true_mask_or_a_given_one_or_sams(tmp_path, 
     assert "refiner.safetensors: sha256" in (tmp_path / "truth" / "summary.md").read_text(encoding="utf-8")
 
 
+def test_the_engine_without_models_is_measured_as_the_nodes_use_it_too(tmp_path):
+    data = own_pictures(tmp_path / "mine", 1)
+    assert run("--data", data, "-o", tmp_path / "out", "--engine", "classical", "--method", "refiner") == 0
+    facts = json.loads((tmp_path / "out" / "scores.csv").read_text().splitlines()[0].removeprefix("# "))
+    assert facts["method"] == "refiner"
+    assert facts["weights"] == [[refiner.SHIPPED_WEIGHTS.name, sha256_of(refiner.SHIPPED_WEIGHTS)]]
+    # Records of the others say what they always said.
+    assert "weights" not in settings_of(data).facts()
+
+
 def test_a_text_finds_the_target_through_the_detector(tmp_path, weights, tiny_text_detector_folder, monkeypatch):
     data = own_pictures(tmp_path / "mine", 1)
     (data / "text.json").write_text(json.dumps({"0": "The red dog."}))
@@ -251,6 +262,14 @@ def test_a_damaged_picture_is_named_and_the_others_are_measured(tmp_path, capsys
     assert "2 pictures could not be measured" in said.out and "Measured: 2 of 4" in said.out
     assert [row["name"] for row in read_scores(tmp_path / "out")] == ["0", "3"]
     assert "Traceback" not in said.err
+
+
+def test_mattes_on_disk_are_judged_and_shown_without_their_damaged_picture(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine", 2)
+    (data / "image" / "1.png").write_bytes((data / "image" / "1.png").read_bytes()[:200])
+    assert run("--data", data, "-o", tmp_path / "out", "--predictions", data / "alpha") == 0
+    assert "Measured: 2 of 2" in capsys.readouterr().out
+    assert (tmp_path / "out" / "worst.png").is_file()
 
 
 def test_a_set_of_which_nothing_can_be_measured_says_so(tmp_path, capsys):
@@ -330,6 +349,16 @@ def test_mattes_of_a_stopped_run_are_not_made_again(tmp_path, monkeypatch):
     assert set(evaluate(test_set, settings, tmp_path / "out").rows) == {"0", "1"}
 
 
+def test_mattes_that_were_taken_away_since_are_not_shown_and_their_figures_stay(tmp_path, capsys):
+    data = own_pictures(tmp_path / "mine", 2)
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 0
+    summary = capsys.readouterr().out
+    for name in ("1.png", "0.png"):
+        (tmp_path / "out" / "mattes" / name).unlink()
+        assert run("--data", data, "-o", tmp_path / "out", *FAST) == 0
+        assert capsys.readouterr().out == summary
+
+
 def test_half_a_line_that_a_power_failure_left_is_measured_again(tmp_path):
     test_set = open_test_set(own_pictures(tmp_path / "mine", 2))
     settings = settings_of(tmp_path / "mine")
@@ -339,6 +368,24 @@ def test_half_a_line_that_a_power_failure_left_is_measured_again(tmp_path):
     scores.write_bytes(whole[:-20])
     evaluate(test_set, settings, tmp_path / "out")
     assert scores.read_bytes() == whole
+
+
+def test_a_disk_that_fills_up_leaves_whole_lines_alone(tmp_path):
+    """The system takes the part of a line for which there is room, and complains only of the next."""
+    resource = pytest.importorskip("resource")
+    record = Record(tmp_path / "scores.csv", {})
+    row = {column: 0.0 for column in COLUMNS}
+    record.add({**row, "name": "a"})
+    whole, before = record.path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, before[1]))
+    try:
+        with pytest.raises(OSError, match="scores.csv"):
+            record.add({**row, "name": "b"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert record.path.read_bytes() == whole
+    record.add({**row, "name": "c"})
+    assert Record(record.path, {}).rows.keys() == {"a", "c"}
 
 
 def test_other_settings_are_refused_with_what_differs(tmp_path, capsys):

@@ -1,14 +1,22 @@
 """The refiner that ships with the pack: picture and any mask in, alpha out."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -293,6 +301,25 @@ def test_a_run_goes_on_where_it_was_stopped(rendered, tmp_path):
         assert file.metadata()["steps"] == "5"
 
 
+def test_a_run_goes_on_only_with_the_settings_it_was_begun_with(rendered, tmp_path):
+    """Or the file would speak of a seed, of photos and of a beginning that are not those of its weights."""
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    recipe_of.train_refiner(output, work, small_recipe(steps=1), renderers=0)
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (200, 200), "teal").save(photo)
+    for changed, what in (
+        ((small_recipe(steps=2, seed=6), {}), "another seed"),
+        ((small_recipe(steps=2, learning_rate=2e-3), {}), "another learning rate"),
+        ((small_recipe(steps=2), {"photos": [photo]}), "another set of photos"),
+        ((small_recipe(steps=2), {"start": SHIPPED_WEIGHTS}), "another file to begin with"),
+    ):
+        with pytest.raises(TrainingError, match=f"begun with {what}.*--work folder of its own"):
+            recipe_of.train_refiner(output, work, changed[0], renderers=0, **changed[1])
+    with safe_open(output, "pt") as file:
+        assert file.metadata()["steps"] == "1"
+    assert recipe_of.train_refiner(output, work, small_recipe(steps=2), renderers=0) == 2
+
+
 def test_a_run_begins_with_the_weights_of_an_earlier_one_and_names_it(rendered, tmp_path):
     output = tmp_path / "refiner.safetensors"
     gentle = small_recipe(steps=1, learning_rate=1e-9, average=0.0)
@@ -363,6 +390,45 @@ def test_a_folder_without_pictures_is_refused_in_a_sentence(tmp_path):
         recipe_of.pictures_in(tmp_path)
 
 
+def test_photos_and_cut_outs_that_cannot_be_used_are_skipped_counted_and_named(rendered, tmp_path, capsys):
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    photos, true = tmp_path / "photos", tmp_path / "true"
+    for folder in (photos, true):
+        folder.mkdir()
+    colors = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    alpha = np.zeros((90, 120, 1), np.uint8)
+    alpha[20:70, 30:90] = 255
+    Image.fromarray(colors).save(photos / "whole.png")
+    (photos / "half.png").write_bytes((photos / "whole.png").read_bytes()[:9000])
+    Image.fromarray(np.dstack([colors, alpha])).save(true / "subject.png")
+    Image.fromarray(np.dstack([colors, 0 * alpha])).save(true / "nothing.png")
+    Image.fromarray(np.dstack([colors, 0 * alpha + 255])).save(true / "all.png")
+    Image.fromarray(colors).save(true / "photo.jpg")
+    folders = ("--photos", str(photos), "--true", str(true))
+    numbers = ("--steps", "1", "--gallery", "4", "--renderers", "0", "--quiet")
+    assert main(["train-refiner", str(output), "--work", str(work), *folders, *numbers]) == 0
+    said = capsys.readouterr().err
+    for name, what in (("half", "damaged"), ("nothing", "empty"), ("all", "opaque"), ("photo", "no transparency")):
+        assert any(name in line and what in line for line in said.splitlines()), name
+    assert "4 of 6 photos and cut-outs could not be used." in said
+    with safe_open(output, "pt") as file:
+        assert json.loads(file.metadata()["pictures"]).keys() == {"whole.png", "subject.png"}
+    (true / "subject.png").unlink()
+    assert main(["train-refiner", str(output), "--work", str(work), *folders, *numbers]) == 1
+    assert "None of the 3 pictures" in capsys.readouterr().err
+
+
+def test_a_photo_of_16_bits_serves_in_its_own_levels_and_upright(tmp_path):
+    ramp = np.linspace(0, 65535, 60 * 90).reshape(60, 90).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    assert np.abs(recipe_of._read_texture(tmp_path / "ramp.png") - (ramp / 257)[..., None]).max() <= 0.51
+    turned = Image.new("RGB", (90, 60))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert recipe_of._read_texture(tmp_path / "turned.jpg").shape == (90, 60, 3)
+
+
 def test_the_command_line_trains(rendered, tmp_path, capsys):
     work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
     numbers = ("--steps", "1", "--gallery", "4", "--renderers", "0", "--quiet")
@@ -393,6 +459,83 @@ def test_true_pictures_and_photos_take_part(rendered, tmp_path):
     samples = [gallery.sample(np.random.default_rng(number), 64) for number in range(8)]
     assert any(sample.alpha.max() == 1 and sample.alpha.min() == 0 for sample in samples)
     assert all(sample.picture.shape == (64, 64, 3) and sample.mask.shape == (64, 64) for sample in samples)
+
+
+def test_pieces_that_become_larger_meanwhile_never_share_a_batch_with_smaller_ones(rendered):
+    recipe = small_recipe(batch=2)
+    gallery = recipe_of.Gallery(rendered / "gallery", [], [], recipe)
+    begun, changed = threading.Event(), threading.Event()
+
+    def sample(rng, crop_px):
+        begun.set()
+        changed.wait(10)
+        return recipe_of.Gallery.sample(gallery, rng, crop_px)
+
+    gallery.sample = sample
+    batches = recipe_of._Prefetched(gallery, recipe, 0)
+    try:
+        begun.wait(10)
+        batches.crop_px = 64
+        changed.set()
+        sides = [batches.next()[0].shape[-1] for _ in range(2)]
+    finally:
+        batches.close()
+    assert sides == [48, 64]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C of a terminal is sent to a group of processes")
+@pytest.mark.parametrize("ended_by", ["Ctrl-C", "kill"])
+def test_the_processes_that_render_end_with_the_run_and_say_nothing(tmp_path, ended_by):
+    gallery = tmp_path / "work" / "gallery"
+
+    def drawn() -> int:
+        return len(list(gallery.glob("*.npy")))
+
+    words = (
+        sys.executable,
+        "-m",
+        "mam_model",
+        "train-refiner",
+        tmp_path / "r.safetensors",
+        "--work",
+        tmp_path / "work",
+    )
+    run = subprocess.Popen(
+        words,
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while run.poll() is None and not drawn():
+        time.sleep(0.05)
+    if ended_by == "Ctrl-C":
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.communicate()[1] == "Stopped.\n"
+        assert not list(gallery.glob("*.part"))
+    else:
+        run.kill()
+        run.wait()
+        run.stderr.close()
+    time.sleep(2)
+    left = drawn()
+    time.sleep(4)
+    assert drawn() == left
+
+
+def test_a_full_disk_ends_the_rendering_with_a_sentence(tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(recipe_of, "write_atomically", full)
+    monkeypatch.setattr(recipe_of, "GALLERY_PX", 32)
+    monkeypatch.setattr(recipe_of, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(os, "nice", lambda steps: None, raising=False)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    with pytest.raises(SystemExit, match="No more pictures could be rendered into .*gallery: No space left on device"):
+        recipe_of._fill_aside(tmp_path / "gallery", (), small_recipe())
 
 
 def small_recipe(**changed) -> recipe_of.Recipe:

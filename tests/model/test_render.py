@@ -9,6 +9,7 @@ import pytest
 from mam_model.__main__ import main
 from mam_model.photo import read_mask, read_photo
 from mam_model.training.render import KINDS, render
+from mam_model.training.rendering import files
 from mam_model.training.rendering.camera import disc_kernel, motion_kernel
 from mam_model.training.rendering.files import contact_sheet, tile
 from mam_model.training.rendering.layers import Canvas, Layer, blurred, coverage, painted
@@ -272,6 +273,21 @@ def test_the_command_writes_pictures_their_mattes_and_a_sheet(tmp_path, capsys):
     assert main(told) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert main([*told, "--overwrite", "--quiet"]) == 0
+
+
+def test_the_help_names_every_kind(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["render", "--help"])
+    listed = capsys.readouterr().out.split("kinds:")[1].split("\n\n")[0]
+    assert tuple(kind.strip() for kind in listed.split(",")) == KINDS
+
+
+def test_a_sheet_of_very_many_keeps_no_more_in_memory_than_it_shows(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(files, "SHEET_TILES", 2)
+    monkeypatch.setattr(files, "contact_sheet", lambda tiles: shown.extend(tiles) or b"sheet")
+    assert main(["render", str(tmp_path), "--count", "3", "--size", "16", "--kind", "solid", "--sheet", "--quiet"]) == 0
+    assert len(shown) == 2 and (tmp_path / "sheet.jpg").read_bytes() == b"sheet"
 
 
 def test_the_command_takes_backgrounds_from_a_folder_of_photos(tmp_path):

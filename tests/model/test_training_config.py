@@ -86,11 +86,18 @@ def test_several_data_sets_are_several_tables(tmp_path):
         (LEAST + "foregrounds = 3", "foregrounds is written as \\[\\[foregrounds\\]\\] tables"),
         ("folder = ", "is not a TOML file"),
         ('folder = ""\nsam = "x"\n[rendered]', "folder is a path"),
+        ('folder = "~nobody-of-this-name/run"\nsam = "x"\n[rendered]', "folder is ~nobody.*no such user's folder"),
+        ('folder = "run"\nsam = "~nobody-of-this-name/x.pth"\n[rendered]', "sam is ~nobody.*no such user's folder"),
     ],
 )
 def test_what_is_wrong_is_said_by_name(tmp_path, text, sentence):
     with pytest.raises(TrainingError, match=sentence):
         config(tmp_path, text)
+
+
+def test_a_config_as_windows_editors_save_it_is_read(tmp_path):
+    """They put a mark of three bytes before the first letter."""
+    assert config(tmp_path, "\ufeff" + RENDERED).folder == tmp_path / "run"
 
 
 def test_a_config_that_does_not_exist_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -36,6 +37,7 @@ from mam_model.training.config import (
 from mam_model.training.guidance import FrozenSam
 from mam_model.training.loop import clip_gradients, train
 from mam_model.training.processes import Place, SharedBatchNorm2d
+from mam_model.training.progress import Table
 from mam_model.training.samples import Samples
 from mam_model.training.saving import read_checkpoint
 
@@ -169,6 +171,20 @@ def test_a_process_that_has_trained_before_trains_with_workers_and_learns_the_sa
     assert losses(config.folder) == losses(tmp_path / "with workers")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="processes are killed otherwise elsewhere")
+def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(config):
+    """As the system does when memory runs out."""
+
+    def killing(sentence: str) -> None:
+        if sentence.startswith("[3/"):
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+
+    several = replace(config, workers=1, save_every=2, say_every=1, schedule=Schedule(steps=2000, batch=2))
+    with pytest.raises(TrainingError, match="prepares samples was killed.*latest.pth, of step 2, is whole.*fewer work"):
+        train(several, killing)
+
+
 def test_a_finished_run_is_not_run_again(config):
     train(config, Told())
     before = (config.folder / "losses.csv").read_bytes()
@@ -220,7 +236,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
 
     try:
-        with pytest.raises(TrainingError, match="Writing into .*run failed.*latest.pth, of step 2, is whole"):
+        with pytest.raises(TrainingError, match="Writing .*latest.pth failed.*latest.pth, of step 2, is whole"):
             train(replace(config, say_every=1, save_every=2), filling)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -229,6 +245,12 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
     train(replace(config, save_every=2), told)
     assert "Going on after step 2." in told
     assert [row[0] for row in losses(config.folder)] == [1, 2, 3, 4]
+
+
+def test_where_it_is_not_the_runs_own_folder_that_cannot_be_written_the_other_is_named(config, tmp_path):
+    (tmp_path / "cache").write_bytes(b"no folder")
+    with pytest.raises(TrainingError, match="Writing .*cache.* failed"):
+        train(replace(config, distinct=2, embedding_cache=tmp_path / "cache"), Told())
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(config, monkeypatch):
@@ -285,6 +307,29 @@ def test_validation_shows_and_measures_pictures_and_keeps_the_best(config):
     assert sheet.shape == (2 * 256, 7 * 256, 3)
     best = min(table[1:], key=lambda line: float(line.split(",")[1])).split(",")[0]
     assert str(read_checkpoint(config.folder / "best.pth")["iter"]) == best
+
+
+def test_what_has_no_partner_in_validation_is_named_and_not_counted_as_a_file_that_was_drawn(config, tmp_path):
+    alpha = np.zeros((80, 80), np.uint8)
+    alpha[20:60, 10:60] = 255
+    for name in ("images", "alphas"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(alpha).save(tmp_path / name / "whole.png")
+    Image.fromarray(alpha).save(tmp_path / "images" / "lonely.png")
+    (tmp_path / "images" / "damaged.png").write_bytes(b"no picture")
+    Image.fromarray(alpha).save(tmp_path / "alphas" / "damaged.png")
+    folders = Validation(rendered=0, pictures=tmp_path / "images", alphas=tmp_path / "alphas")
+    told = Told()
+    train(replace(config, validation=folders, schedule=Schedule(steps=1, batch=2)), told)
+    assert any(sentence.startswith("1 pictures have no alpha") and "lonely" in sentence for sentence in told)
+    assert "1 files could not be used; they were drawn 1 times" in told
+
+
+def test_a_line_that_was_cut_off_in_its_step_is_no_earlier_step(tmp_path):
+    curve = tmp_path / "losses.csv"
+    curve.write_text("step,loss\n1,0.5\n2,0.25\n1234,0.125\n12")
+    Table(curve, ("step", "loss"), first=100).close()
+    assert curve.read_text() == "step,loss\n1,0.5\n2,0.25\n"
 
 
 def test_validation_does_not_change_what_is_learned(config, tmp_path):

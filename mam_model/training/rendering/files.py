@@ -11,6 +11,7 @@ import numpy as np
 from ..render import KINDS, SMALLEST_PX, Rendered, render
 
 SHEET = "sheet.jpg"
+SHEET_TILES = 64
 _FOLDERS = ("image", "alpha", "foreground")
 _SHEET_BYTES = 250_000
 _TILE_PX = 150
@@ -80,10 +81,10 @@ def tile(rendered: Rendered) -> np.ndarray:
 
 
 def contact_sheet(tiles: Sequence[np.ndarray]) -> bytes:
-    """Tiles side by side, eight in a row, as a JPEG of at most 250 kB; of very many only the first 64."""
+    """Tiles side by side, eight in a row, as a JPEG of at most 250 kB; of more than 64 only the first."""
     from PIL import Image
 
-    tiles = list(tiles[:64])
+    tiles = list(tiles[:SHEET_TILES])
     columns = min(_COLUMNS, len(tiles))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]

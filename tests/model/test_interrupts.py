@@ -1,0 +1,33 @@
+"""Ctrl-C in a terminal is heard by the first process alone."""
+
+import multiprocessing
+import signal
+import threading
+
+import pytest
+
+from mam_model.interrupts import unheard_by_children
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="this system has no masks of signals")
+
+
+def answer_whether_blocked(answers) -> None:
+    answers.put(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+
+def test_a_process_is_born_deaf_to_ctrl_c_and_the_one_that_starts_it_hears_it_afterwards():
+    heard = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.set())
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    try:
+        with unheard_by_children():
+            child = context.Process(target=answer_whether_blocked, args=(answers,))
+            child.start()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            assert not heard.is_set()
+        assert heard.wait(1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert answers.get(timeout=60)
+    child.join()
