@@ -24,7 +24,7 @@ from ..mam_model.frame import Frame
 from ..mam_model.m2m import AlphaPyramid, PictureFeatures
 from ..mam_model.matting import matte_targets, predict_pyramid
 from ..mam_model.merge import MergeOptions
-from ..mam_model.out_of_memory import halving
+from ..mam_model.out_of_memory import halving, says_memory_is_full
 from ..mam_model.prompt import Prompt
 from ..mam_model.published import PUBLISHED, PublishedFile, download, published_file, sha256_of, sources
 from ..mam_model.sam import Embedding, Guidance
@@ -124,6 +124,11 @@ def identity_of(path: str) -> tuple[str, int, int]:
     return os.path.realpath(path), status.st_mtime_ns, status.st_size
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device's memory did not suffice. By itself ComfyUI knows PyTorch's error and that of CUDA's driver."""
+    return comfy.model_management.is_oom(error) or says_memory_is_full(error)
+
+
 class SharedModel:
     """A network in ComfyUI's memory management. Whoever holds this object keeps the network alive.
 
@@ -171,9 +176,10 @@ class SharedModel:
             comfy.model_management.soft_empty_cache()
 
         try:
-            return halving(work, at_once, comfy.model_management.is_oom, tell)
+            return halving(work, at_once, is_out_of_memory, tell)
         except Exception as error:
-            comfy.model_management.raise_non_oom(error)
+            if not is_out_of_memory(error):
+                raise
         # Only here is the error gone, whose traceback kept alive everything that the attempt had made.
         logging.warning("Matting Anything: memory is full, %s goes on on the processor, which is slower.", self.name)
         comfy.model_management.unload_model_and_clones(self.patcher)

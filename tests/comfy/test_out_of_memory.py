@@ -24,6 +24,11 @@ def driver_is_full() -> Exception:
     return torch.AcceleratorError("CUDA error: out of memory")
 
 
+def mac_is_full() -> Exception:
+    """A Mac has no error of its own for it."""
+    return RuntimeError("MPS backend out of memory (MPS allocated: 5.56 GB, max allowed: 6.80 GB).")
+
+
 THREE = "6 5 30 25\n20 2 46 30\n2 2 20 20"
 
 
@@ -99,7 +104,9 @@ def test_pictures_that_do_not_fit_together_are_encoded_in_smaller_steps(comfy, g
     assert len(said()) == 1 and "tiny_sam" in said()[0] and "1 at a time" in said()[0]
 
 
-@pytest.mark.parametrize("error", [full, driver_is_full], ids=["PyTorch's error", "a driver's error"])
+@pytest.mark.parametrize(
+    "error", [full, driver_is_full, mac_is_full], ids=["PyTorch's error", "a driver's error", "a Mac's error"]
+)
 def test_targets_that_do_not_fit_together_go_in_smaller_steps(
     comfy, graph, models, like_a_gpu, said, monkeypatch, error
 ):
