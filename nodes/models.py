@@ -154,9 +154,8 @@ class SharedModel:
         )
 
     def load(self, memory_bytes: int) -> None:
-        """Moves the network to its device and asks for `memory_bytes` beside it. Only inside a node's execute."""
-        self.on_processor = False
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=memory_bytes)
+        """Moves the network to its device and asks for `memory_bytes` beside it. See `load_together`."""
+        load_together([self], memory_bytes)
 
     def fitting(self, each_bytes: int, most: int) -> int:
         """How many things of so many bytes fit into the device's free memory: 1 to `most`, and 1 on the processor."""
@@ -181,13 +180,36 @@ class SharedModel:
             if not is_out_of_memory(error):
                 raise
         # Only here is the error gone, whose traceback kept alive everything that the attempt had made.
+        self.leave_device()
+        return work(1)
+
+    def leave_device(self) -> None:
+        """Goes to the processor, for want of memory, until the next `load`. Only inside a node's execute."""
         logging.warning("Matting Anything: memory is full, %s goes on on the processor, which is slower.", self.name)
         comfy.model_management.unload_model_and_clones(self.patcher)
         # With --gpu-only what is unloaded stays on the device.
         self.network.to("cpu")
         self.on_processor = True
         comfy.model_management.soft_empty_cache()
-        return work(1)
+
+
+def load_together(models: Sequence[SharedModel], memory_bytes: int) -> None:
+    """Moves networks to their device, where none takes another's place, and asks for `memory_bytes` beside them.
+
+    Only inside a node's execute. If the memory does not even hold their weights, they work on the processor.
+    """
+    for model in models:
+        model.on_processor = False
+    patchers = [model.patcher for model in models]
+    try:
+        # Whole or not at all. Else ComfyUI may leave layers behind, which only its own kind fetch when they run.
+        comfy.model_management.load_models_gpu(patchers, memory_required=memory_bytes, force_full_load=True)
+        return
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    for model in models:
+        model.leave_device()
 
 
 class SharedSam(SharedModel):
