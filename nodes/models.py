@@ -290,7 +290,7 @@ class SharedM2M(SharedModel):
     def predict(self, embedding: Embedding, guidance: Guidance) -> AlphaPyramid:
         """The whole pyramid of every target, on the CPU, after `load`. See `predict_pyramid`."""
         at_once = self.fitting(self.predicting_bytes, _TARGETS_AT_ONCE)
-        return self.within_memory(lambda n: predict_pyramid(self.network, embedding, guidance, n).cpu(), at_once)
+        return self.within_memory(lambda n: predict_pyramid(self.network, embedding, guidance, n, "cpu"), at_once)
 
     def matte(self, picture: Embedding | PictureFeatures, guidance: Guidance, options: MergeOptions) -> Tensor:
         """The mattes of every target, float32 [T, H, W] on the CPU, after `load`. See `matte_targets`."""
