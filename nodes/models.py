@@ -129,6 +129,38 @@ def is_out_of_memory(error: Exception) -> bool:
     return comfy.model_management.is_oom(error) or says_memory_is_full(error)
 
 
+def with_fewer(work: Callable[[int], T], at_once: int, name: str) -> T:
+    """What `work(at_once)` gives, with fewer things at once if the memory is full: see `halving`. The log says so.
+
+    Args:
+        name: of what works, for the log.
+    """
+
+    def tell(fewer: int) -> None:
+        logging.warning("Matting Anything: memory is full, %s goes on with %d at a time.", name, fewer)
+        comfy.model_management.soft_empty_cache()
+
+    return halving(work, at_once, is_out_of_memory, tell)
+
+
+def on_device_or_processor(work: Callable[[torch.device], T], name: str) -> T:
+    """What `work` gives on ComfyUI's device, or on the processor if the memory is full. The log says so.
+
+    Args:
+        work: without a network: what it needs is brought to the device that it is given.
+        name: of what works, for the log.
+    """
+    try:
+        return work(comfy.model_management.get_torch_device())
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only here is the error gone, whose traceback kept alive everything that the attempt had made.
+    logging.warning("Matting Anything: memory is full, %s goes on on the processor, which is slower.", name)
+    comfy.model_management.soft_empty_cache()
+    return work(torch.device("cpu"))
+
+
 class SharedModel:
     """A network in ComfyUI's memory management. Whoever holds this object keeps the network alive.
 
@@ -170,12 +202,8 @@ class SharedModel:
         Only inside a node's execute. A network that had to leave its device stays away until it is loaded again.
         """
 
-        def tell(fewer: int) -> None:
-            logging.warning("Matting Anything: memory is full, %s goes on with %d at a time.", self.name, fewer)
-            comfy.model_management.soft_empty_cache()
-
         try:
-            return halving(work, at_once, is_out_of_memory, tell)
+            return with_fewer(work, at_once, self.name)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
