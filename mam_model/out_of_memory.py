@@ -7,6 +7,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# What back ends say that have no exception of their own for it and raise a bare RuntimeError: Apple's, whose buffers
+# have a largest size too, DirectML, Intel's driver, and CUDA's library for matrix products.
+_SAYINGS = (
+    "MPS backend out of memory",
+    "Invalid buffer size",
+    "not enough GPU video memory",
+    "OUT_OF_DEVICE_MEMORY",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
 
 def halving(
     work: Callable[[int], T],
@@ -32,3 +42,8 @@ def halving(
         # Only here is the error gone, whose traceback kept alive everything that the attempt had made.
         at_once //= 2
         tell(at_once)
+
+
+def says_memory_is_full(error: Exception) -> bool:
+    """Whether an error without a class of its own means that a device's memory did not suffice."""
+    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)

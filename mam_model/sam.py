@@ -145,7 +145,9 @@ class Guidance:
             mask = prompt.mask.to(self.logits.device, torch.float32)
             mask = mask if window is None else window.of(mask)
         else:
-            logits = self.logits[target, self.chosen[target]][None, None]
+            # No number is taken out of `chosen`, for which a GPU would have to be waited for.
+            chosen = self.chosen[target : target + 1].to(self.logits.device)
+            logits = self.logits[target].index_select(0, chosen)[None]
             mask = (self.frame.logits_to_original(logits, window)[0, 0] > 0).float()
         if prompt.scribbles is None:
             return mask
@@ -183,6 +185,10 @@ class Guidance:
             return self
         prompts = tuple(_resized(prompt, self.frame, frame) for prompt in self.prompts)
         return Guidance(prompts, self.logits, self.predicted_iou, self.chosen, frame)
+
+    def cpu(self) -> Guidance:
+        """The same answer on the processor. On a GPU it would take memory that ComfyUI cannot take back."""
+        return replace(self, logits=self.logits.cpu(), predicted_iou=self.predicted_iou.cpu(), chosen=self.chosen.cpu())
 
     def united(self) -> Guidance:
         """All targets as one foreground: the semantic mask of the picture.
@@ -344,13 +350,18 @@ class Sam(nn.Module):
         return Guidance(prompts, logits, predicted_iou, torch.where(choice < 0, best, choice), frame)
 
     def _positions(self) -> Tensor:
-        """The encoding of each place, float32 [g * g, 256]: made once for these weights, not for every prompt."""
+        """The encoding of each place, float32 [g * g, 256]: on a processor made once for these weights.
+
+        A GPU makes it for every prompt: to compare would be to wait for it, and what is kept would stay on it.
+        """
         origin = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
         known = self._known_positions
-        if known is None or known[0].device != origin.device or not torch.equal(known[0], origin):
-            positions = self.prompt_encoder.get_dense_pe()[0].flatten(1).t().contiguous()
-            known = self._known_positions = (origin.clone(), positions)
-        return known[1]
+        if known is not None and origin.device.type == "cpu" and torch.equal(known[0], origin):
+            return known[1]
+        positions = self.prompt_encoder.get_dense_pe()[0].flatten(1).t().contiguous()
+        if origin.device.type == "cpu":
+            self._known_positions = origin.clone(), positions
+        return positions
 
 
 def _resized(prompt: Prompt, frame: Frame, smaller: Frame) -> Prompt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -22,6 +21,7 @@ from ..mam_model.composite import light_wrap as wrap_light
 from ..mam_model.instances import Instance, Instances
 from . import sockets
 from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures
+from .models import on_device_or_processor
 from .previews import show
 
 
@@ -200,24 +200,30 @@ class Composite(io.ComfyNode):
             raise ValueError('Connect a background: with canvas "background" it gives the result its size.')
         height, width = batches[canvas].shape[1:3]
         plain = solid_color(color, height, width)
-        device = comfy.model_management.get_torch_device()
         composites, cutouts = [], []
         for index in in_steps(pair_count(**batches)):
-            matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
-            subject = frame_of(image, index).to(matte)
-            if edge_color == "estimated":
-                subject = estimate_foreground(subject, matte)
-            cutout = with_alpha(subject, matte)
-            if canvas == "background":
-                cutout = place(cutout, height, width, x, y, scale)
-            behind = plain.to(matte)
-            if background is not None:
-                picture = frame_of(batches["background"], index).to(matte)
-                behind = fit_picture(picture, height, width, fit, parse_color(color))
-            subject, matte = cutout[..., :3], cutout[..., 3]
-            composite = over(subject, matte, behind, linear_light=blend == "linear light")
-            composites.append(as_output(wrap_light(composite, matte, behind, light_wrap_px, light_wrap)))
-            cutouts.append(as_output(premultiplied(cutout) if cutout_alpha == "premultiplied" else cutout))
+
+            def compose(device: torch.device, index: int = index) -> tuple[Tensor, Tensor]:
+                matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
+                subject = frame_of(image, index).to(matte)
+                if edge_color == "estimated":
+                    subject = estimate_foreground(subject, matte)
+                cutout = with_alpha(subject, matte)
+                if canvas == "background":
+                    cutout = place(cutout, height, width, x, y, scale)
+                behind = plain.to(matte)
+                if background is not None:
+                    picture = frame_of(batches["background"], index).to(matte)
+                    behind = fit_picture(picture, height, width, fit, parse_color(color))
+                subject, matte = cutout[..., :3], cutout[..., 3]
+                composite = over(subject, matte, behind, linear_light=blend == "linear light")
+                composite = wrap_light(composite, matte, behind, light_wrap_px, light_wrap)
+                cutout = premultiplied(cutout) if cutout_alpha == "premultiplied" else cutout
+                return as_output(composite), as_output(cutout)
+
+            composite, cutout = on_device_or_processor(compose, "Composite")
+            composites.append(composite)
+            cutouts.append(cutout)
         return io.NodeOutput(torch.stack(composites), torch.stack(cutouts))
 
 

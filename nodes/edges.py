@@ -11,6 +11,7 @@ from ..mam_model.edge import EdgeOptions, adjust_edge
 from ..mam_model.trimap import trimap_adaptive, trimap_from_mask
 from . import sockets
 from .batch import as_output, check_same_size, frame_of, in_steps, in_steps_of_parts, masks, pair_count, pictures
+from .models import on_device_or_processor
 from .previews import show, show_alphas
 
 
@@ -288,16 +289,20 @@ class ForegroundColor(io.ComfyNode):
         if background is not None:
             batches["background"] = pictures(background)
         foregrounds, backgrounds = [], []
-        device = comfy.model_management.get_torch_device()
         for index in in_steps(pair_count(**batches)):
-            matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
-            known = frame_of(batches["background"], index).to(matte) if background is not None else None
-            picture = frame_of(image, index).to(matte)
-            subject, behind = estimate_foreground(picture, matte, known, return_background=True)
-            if where_clear in CLEAR_COLORS:
-                subject = fill_where_clear(subject, matte, CLEAR_COLORS[where_clear])
-            foregrounds.append(as_output(subject))
-            backgrounds.append(as_output(behind))
+
+            def estimate(device: torch.device, index: int = index) -> tuple[Tensor, Tensor]:
+                matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
+                known = frame_of(batches["background"], index).to(matte) if background is not None else None
+                picture = frame_of(image, index).to(matte)
+                subject, behind = estimate_foreground(picture, matte, known, return_background=True)
+                if where_clear in CLEAR_COLORS:
+                    subject = fill_where_clear(subject, matte, CLEAR_COLORS[where_clear])
+                return as_output(subject), as_output(behind)
+
+            subject, behind = on_device_or_processor(estimate, "Foreground Color")
+            foregrounds.append(subject)
+            backgrounds.append(behind)
         return io.NodeOutput(torch.stack(foregrounds), torch.stack(backgrounds), ui=show(foregrounds))
 
 

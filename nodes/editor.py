@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -19,7 +18,7 @@ from .batch import as_output, in_steps, pictures
 from .drawing import Drawing
 from .embeddings import embedding_of, embeddings_of
 from .mattes import MERGE_INPUTS, merge_options
-from .models import SharedM2M, SharedSam, loaded_refine
+from .models import SharedM2M, SharedSam, load_together, loaded_refine
 from .prompts import PromptInfo
 
 _INPUTS = [
@@ -98,13 +97,11 @@ class PromptEditor(io.ComfyNode):
         drawn = [index for index in range(count) if not all(target.is_empty for target in frames[index])]
         options = merge_options(**merge_settings)
         if sam is not None and drawn:
-            comfy.model_management.load_models_gpu(
-                [sam.patcher, m2m.patcher], memory_required=max(sam.encoding_bytes, m2m.matting_bytes(height, width))
-            )
+            load_together([sam, m2m], max(sam.encoding_bytes, m2m.matting_bytes(height, width)))
         alpha = torch.zeros(count, height, width)
         # Held to the end: a long batch would otherwise push the embedding that the session needs out of memory.
         held = None
-        embeddings = embeddings_of([batch[index] for index in drawn], sam)
+        embeddings = embeddings_of([batch[index] for index in drawn], sam, [m2m])
         refine = loaded_refine() if sam is None and drawn else None
         for step in in_steps(len(drawn)):
             index = drawn[step]
@@ -200,10 +197,7 @@ class LivePicture(io.ComfyNode):
         matte = None
         if target >= 0:
             if sam is not None:
-                comfy.model_management.load_models_gpu(
-                    [sam.patcher, m2m.patcher],
-                    memory_required=max(sam.decoding_bytes, m2m.matting_bytes(*batch.shape[1:3])),
-                )
+                load_together([sam, m2m], max(sam.decoding_bytes, m2m.matting_bytes(*batch.shape[1:3])))
             drawn = drawing.targets[target].drawn_in(frame)
             matte = session.matte_on_device(drawn, (drawing.width, drawing.height))
         return io.NodeOutput(ui={"mam_live": [live.answer(session, frame, len(batch), target, matte)]})

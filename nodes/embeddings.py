@@ -11,7 +11,7 @@ from torch import Tensor
 from ..mam_model.frame import Frame
 from ..mam_model.matting import check_picture
 from ..mam_model.sam import Embedding
-from .models import SharedSam
+from .models import SharedModel, SharedSam, load_together
 
 
 class PictureEmbedding(list):
@@ -62,11 +62,14 @@ def embedding_of(image: Tensor, sam: SharedSam) -> PictureEmbedding:
     return next(embeddings_of([image], sam))
 
 
-def embeddings_of(images: Sequence[Tensor], sam: SharedSam) -> Iterator[PictureEmbedding]:
+def embeddings_of(
+    images: Sequence[Tensor], sam: SharedSam, beside: Sequence[SharedModel] = ()
+) -> Iterator[PictureEmbedding]:
     """`embedding_of` of each picture of a batch, in order. A GPU encodes the next few together, a processor in turn.
 
     Args:
         images: float [H, W, 3] each, of one size.
+        beside: loaded networks that work on each picture next: bringing SAM back must not make them leave.
     """
     began = False
     for start in range(0, len(images), sam.pictures_at_once):
@@ -84,7 +87,7 @@ def embeddings_of(images: Sequence[Tensor], sam: SharedSam) -> Iterator[PictureE
         if unknown:
             # A network that was too large for one of them goes on on the processor.
             if not (began and sam.on_processor):
-                sam.load(sam.encoding_bytes)
+                load_together([sam, *(model for model in beside if not model.on_processor)], sam.encoding_bytes)
             began = True
             made = dict(zip(unknown, map(PictureEmbedding, sam.encode(list(unknown.values()), frame))))
             _known.update(made)

@@ -15,7 +15,7 @@ from . import sockets
 from .batch import pictures
 from .embeddings import embeddings_of
 from .mattes import MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, merge_options
-from .models import SharedM2M, SharedSam
+from .models import SharedM2M, SharedSam, load_together
 from .previews import MOST_FRAMES, show
 
 # Larger steps are no faster on a CPU and let the user wait longer for a cancelled graph to stop.
@@ -208,12 +208,9 @@ class MatteEverything(io.ComfyNode):
         mattes = MatteBatch()
         shown = []
         finding_bytes = _FINDING_BYTES_PER_POINT * _POINTS_PER_STEP
-        comfy.model_management.load_models_gpu(
-            [sam.patcher, m2m.patcher],
-            memory_required=max(sam.encoding_bytes, m2m.matting_bytes(*image.shape[1:3]), finding_bytes),
-        )
+        load_together([sam, m2m], max(sam.encoding_bytes, m2m.matting_bytes(*image.shape[1:3]), finding_bytes))
         progress = _Progress(len(image), points_per_side**2, most if mode == "instances" else 1)
-        embeddings = embeddings_of(image, sam)
+        embeddings = embeddings_of(image, sam, [m2m])
         for index in range(len(image)):
             progress.reach(index)
             embedding = next(embeddings).embedding

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..mam_model import view
 from ..mam_model.in_context.fit import Fit
-from ..mam_model.in_context.matching import Networks, match, take_reference
+from ..mam_model.in_context.matching import Match, Networks, match, take_reference
 from ..mam_model.in_context.reference import DEFAULT_REACH, MaskIs, Reference
 from ..mam_model.instances import Instances, describe
 from ..mam_model.matting import check_picture
@@ -30,6 +30,7 @@ from .models import (
     file_choices,
     file_fingerprint,
     shared_in_context_decoder,
+    with_fewer,
 )
 from .previews import show, show_alphas
 
@@ -79,9 +80,18 @@ class InContextModel:
         models = [self.backbone.model, self.backbone.vae.patcher, self.decoder.patcher]
         comfy.model_management.load_models_gpu(models, memory_required=needed)
 
+    def match(self, reference: Reference, targets: Tensor) -> list[Match]:
+        """What `match` finds in pictures [N, H, W, 3]; fewer go through the networks together if the memory is full."""
+
+        def found(at_once: int) -> list[Match]:
+            steps = range(0, len(targets), at_once)
+            return [one for start in steps for one in match(self.networks, reference, targets[start : start + at_once])]
+
+        return with_fewer(found, len(targets), "In-Context Matting")
+
     def _decode(self, taps, squares: Tensor, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         self.decoder.load(self.decoder.decoding_bytes(len(squares)))
-        return self.decoder.network.matte(taps, squares, tokens)
+        return self.decoder.within_memory(lambda _: self.decoder.network.matte(taps, squares, tokens), at_once=1)
 
 
 class SharedReference(list):
@@ -374,7 +384,7 @@ class InContextMatting(io.ComfyNode):
             chunk = image[chunks[step] : chunks[step] + pictures_at_once]
             for picture in chunk:
                 check_picture(picture)
-            for frame, found in enumerate(match(icm_model.networks, reference.reference, list(chunk)), chunks[step]):
+            for frame, found in enumerate(icm_model.match(reference.reference, chunk), chunks[step]):
                 alphas[frame], similarities[frame] = found.alpha, found.similarity
                 entries += describe(frame, [Prompt(label=reference.label)], [1.0], found.alpha[None])
         index = Instances(tuple(entries), len(image))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -13,7 +12,7 @@ from . import sockets
 from .batch import check_same_size, frame_of, in_steps, masks, pair_count, pictures
 from .embeddings import embeddings_of
 from .mattes import DETAIL_INPUT, MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, in_detail, merge_options
-from .models import SharedM2M, SharedSam, loaded_refine
+from .models import SharedM2M, SharedSam, load_together, loaded_refine
 
 
 class MattingAnything(io.ComfyNode):
@@ -53,11 +52,9 @@ class MattingAnything(io.ComfyNode):
         image = pictures(image)
         mattes = MatteBatch()
         options = merge_options(**merge_settings)
-        comfy.model_management.load_models_gpu(
-            [sam.patcher, m2m.patcher], memory_required=max(sam.encoding_bytes, m2m.matting_bytes(*image.shape[1:3]))
-        )
+        load_together([sam, m2m], max(sam.encoding_bytes, m2m.matting_bytes(*image.shape[1:3])))
         count = pair_count(image=image, prompt=prompt.frames)
-        embeddings = embeddings_of([frame_of(image, index) for index in range(count)], sam)
+        embeddings = embeddings_of([frame_of(image, index) for index in range(count)], sam, [m2m])
         for index, picture in zip(in_steps(count), embeddings):
             guidance = sam.decode(picture.embedding, frame_of(prompt.frames, index))
             alphas = m2m.matte(picture.embedding, guidance, options)

@@ -24,7 +24,7 @@ from ..mam_model.frame import Frame
 from ..mam_model.m2m import AlphaPyramid, PictureFeatures
 from ..mam_model.matting import matte_targets, predict_pyramid
 from ..mam_model.merge import MergeOptions
-from ..mam_model.out_of_memory import halving
+from ..mam_model.out_of_memory import halving, says_memory_is_full
 from ..mam_model.prompt import Prompt
 from ..mam_model.published import PUBLISHED, PublishedFile, download, published_file, sha256_of, sources
 from ..mam_model.sam import Embedding, Guidance
@@ -124,6 +124,43 @@ def identity_of(path: str) -> tuple[str, int, int]:
     return os.path.realpath(path), status.st_mtime_ns, status.st_size
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device's memory did not suffice. By itself ComfyUI knows PyTorch's error and that of CUDA's driver."""
+    return comfy.model_management.is_oom(error) or says_memory_is_full(error)
+
+
+def with_fewer(work: Callable[[int], T], at_once: int, name: str) -> T:
+    """What `work(at_once)` gives, with fewer things at once if the memory is full: see `halving`. The log says so.
+
+    Args:
+        name: of what works, for the log.
+    """
+
+    def tell(fewer: int) -> None:
+        logging.warning("Matting Anything: memory is full, %s goes on with %d at a time.", name, fewer)
+        comfy.model_management.soft_empty_cache()
+
+    return halving(work, at_once, is_out_of_memory, tell)
+
+
+def on_device_or_processor(work: Callable[[torch.device], T], name: str) -> T:
+    """What `work` gives on ComfyUI's device, or on the processor if the memory is full. The log says so.
+
+    Args:
+        work: without a network: what it needs is brought to the device that it is given.
+        name: of what works, for the log.
+    """
+    try:
+        return work(comfy.model_management.get_torch_device())
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only here is the error gone, whose traceback kept alive everything that the attempt had made.
+    logging.warning("Matting Anything: memory is full, %s goes on on the processor, which is slower.", name)
+    comfy.model_management.soft_empty_cache()
+    return work(torch.device("cpu"))
+
+
 class SharedModel:
     """A network in ComfyUI's memory management. Whoever holds this object keeps the network alive.
 
@@ -149,9 +186,8 @@ class SharedModel:
         )
 
     def load(self, memory_bytes: int) -> None:
-        """Moves the network to its device and asks for `memory_bytes` beside it. Only inside a node's execute."""
-        self.on_processor = False
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=memory_bytes)
+        """Moves the network to its device and asks for `memory_bytes` beside it. See `load_together`."""
+        load_together([self], memory_bytes)
 
     def fitting(self, each_bytes: int, most: int) -> int:
         """How many things of so many bytes fit into the device's free memory: 1 to `most`, and 1 on the processor."""
@@ -166,22 +202,42 @@ class SharedModel:
         Only inside a node's execute. A network that had to leave its device stays away until it is loaded again.
         """
 
-        def tell(fewer: int) -> None:
-            logging.warning("Matting Anything: memory is full, %s goes on with %d at a time.", self.name, fewer)
-            comfy.model_management.soft_empty_cache()
-
         try:
-            return halving(work, at_once, comfy.model_management.is_oom, tell)
+            return with_fewer(work, at_once, self.name)
         except Exception as error:
-            comfy.model_management.raise_non_oom(error)
+            if not is_out_of_memory(error):
+                raise
         # Only here is the error gone, whose traceback kept alive everything that the attempt had made.
+        self.leave_device()
+        return work(1)
+
+    def leave_device(self) -> None:
+        """Goes to the processor, for want of memory, until the next `load`. Only inside a node's execute."""
         logging.warning("Matting Anything: memory is full, %s goes on on the processor, which is slower.", self.name)
         comfy.model_management.unload_model_and_clones(self.patcher)
         # With --gpu-only what is unloaded stays on the device.
         self.network.to("cpu")
         self.on_processor = True
         comfy.model_management.soft_empty_cache()
-        return work(1)
+
+
+def load_together(models: Sequence[SharedModel], memory_bytes: int) -> None:
+    """Moves networks to their device, where none takes another's place, and asks for `memory_bytes` beside them.
+
+    Only inside a node's execute. If the memory does not even hold their weights, they work on the processor.
+    """
+    for model in models:
+        model.on_processor = False
+    patchers = [model.patcher for model in models]
+    try:
+        # Whole or not at all. Else ComfyUI may leave layers behind, which only its own kind fetch when they run.
+        comfy.model_management.load_models_gpu(patchers, memory_required=memory_bytes, force_full_load=True)
+        return
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    for model in models:
+        model.leave_device()
 
 
 class SharedSam(SharedModel):
@@ -262,7 +318,7 @@ class SharedM2M(SharedModel):
     def predict(self, embedding: Embedding, guidance: Guidance) -> AlphaPyramid:
         """The whole pyramid of every target, on the CPU, after `load`. See `predict_pyramid`."""
         at_once = self.fitting(self.predicting_bytes, _TARGETS_AT_ONCE)
-        return self.within_memory(lambda n: predict_pyramid(self.network, embedding, guidance, n).cpu(), at_once)
+        return self.within_memory(lambda n: predict_pyramid(self.network, embedding, guidance, n, "cpu"), at_once)
 
     def matte(self, picture: Embedding | PictureFeatures, guidance: Guidance, options: MergeOptions) -> Tensor:
         """The mattes of every target, float32 [T, H, W] on the CPU, after `load`. See `matte_targets`."""

@@ -109,7 +109,7 @@ class Segment(io.ComfyNode):
             mask = torch.zeros(picture.frame.height, picture.frame.width)
             for target in range(len(guidance)):
                 mask = torch.maximum(mask, guidance.post_mask(target).cpu())
-            guidances.append(guidance)
+            guidances.append(guidance.cpu())
             masks.append(mask)
         overlays = (
             view.prompts_and_masks(frame_of(embedding, index).embedding, guidance)

@@ -186,7 +186,7 @@ class PromptText(io.ComfyNode):
         found, choices = [], []
         for index in in_steps(len(image)):
             check_picture(image[index])
-            raw = detector.network.detect(image[index], subjects, box_threshold, text_threshold)
+            raw = detector.detect(image[index], subjects, box_threshold, text_threshold)
             found.append(boxes.in_order(boxes.without_overlaps(raw, overlap), sort_by))
             choices.append(boxes.chosen(found[-1], phrases, picked, at_most, width, height))
         missed = boxes.highest_number_missed(picked, [len(frame) for frame in found])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
+from torch import Tensor
 
+from ..mam_model.detections import Detection
 from ..mam_model.published import TEXT_DETECTORS, PublishedFolder, download, text_detector_sources
 from .models import TEXT_DETECTOR_FOLDER, SharedModel, identity_of, register_model_folders, shared_models
 
@@ -22,6 +25,14 @@ class SharedTextDetector(SharedModel):
 
     # One picture of 800 x 1333 pixels with a long text; measured with Swin-T: 2.3 GB.
     detecting_bytes = 2400 * 1024**2
+
+    def detect(
+        self, picture: Tensor, subjects: Sequence[str], box_threshold: float, text_threshold: float
+    ) -> list[Detection]:
+        """The boxes of a picture, after `load`. See `TextDetector.detect`."""
+        return self.within_memory(
+            lambda _: self.network.detect(picture, subjects, box_threshold, text_threshold), at_once=1
+        )
 
 
 def shared_text_detector(name: str) -> SharedTextDetector:

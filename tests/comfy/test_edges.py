@@ -289,3 +289,26 @@ def test_a_matte_or_a_background_of_another_size_is_refused_with_both_sizes(reco
     assert not run.ok and "20 x 30" in run.error and "48 x 48" in run.error
     run = recolored(image, alpha, torch.rand(1, 30, 20, 3))
     assert not run.ok and "20 x 30" in run.error and "48 x 48" in run.error
+
+
+def test_colours_that_do_not_fit_on_the_graphics_card_are_estimated_on_the_processor(
+    comfy, recolored, monkeypatch, caplog
+):
+    image, alpha = torch.rand(1, 20, 30, 3), torch.rand(1, 20, 30)
+    usual = recolored(image, alpha).output("result").clone()
+    comfy.reset()
+    foreground = comfy.module("mam_model.foreground")
+    estimate, asked = foreground.estimate_foreground, []
+
+    def full_at_first(*args, **kwargs):
+        asked.append(args)
+        if len(asked) == 1:
+            raise torch.cuda.OutOfMemoryError("full")
+        return estimate(*args, **kwargs)
+
+    monkeypatch.setattr(foreground, "estimate_foreground", full_at_first)
+    run = recolored(image, alpha)
+    assert run.ok, run.error
+    torch.testing.assert_close(run.output("result"), usual)
+    said = [record.getMessage() for record in caplog.records if "memory is full" in record.getMessage()]
+    assert len(said) == 1 and "on the processor" in said[0]

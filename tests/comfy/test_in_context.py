@@ -200,6 +200,34 @@ def test_pictures_matted_at_once_get_the_mattes_they_get_alone(comfy, workflow):
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 
+def test_a_full_graphics_card_gets_fewer_pictures_at_once_and_decodes_on_the_processor(
+    comfy, workflow, monkeypatch, caplog
+):
+    usual = comfy.run(workflow(pictures(3), ensemble=2)).output("mattes").clone()
+    backbone = comfy.module("nodes.diffusion_backbone").DiffusionBackbone
+    decoder = comfy.module("mam_model.in_context.decoder").InContextDecoder
+    run, matte, asked = backbone.run, decoder.matte, []
+
+    def run_if_it_fits(self, noisy, capture):
+        asked.append(len(noisy) // 2)
+        if asked[-1] > 1:
+            raise torch.cuda.OutOfMemoryError("full")
+        return run(self, noisy, capture)
+
+    def matte_the_second_time(self, *args):
+        monkeypatch.setattr(decoder, "matte", matte)
+        raise torch.cuda.OutOfMemoryError("full")
+
+    monkeypatch.setattr(backbone, "run", run_if_it_fits)
+    monkeypatch.setattr(decoder, "matte", matte_the_second_time)
+    mattes = comfy.run(workflow(pictures(3), ensemble=2, at_once=3)).output("mattes")
+    torch.testing.assert_close(mattes, usual, atol=1e-4, rtol=0)
+    # The reference comes first.
+    assert asked == [1, 3, 1, 1, 1]
+    said = [record.getMessage() for record in caplog.records if "memory is full" in record.getMessage()]
+    assert ["on the processor" in line for line in said] == [False, True]
+
+
 def test_the_reference_decides_what_is_found(comfy, workflow):
     targets, example = pictures(1), pictures(1, 96, 96, seed=9)
     left = comfy.run(workflow(targets, reference=example)).output("mattes", 1).clone()

@@ -24,6 +24,11 @@ def driver_is_full() -> Exception:
     return torch.AcceleratorError("CUDA error: out of memory")
 
 
+def mac_is_full() -> Exception:
+    """A Mac has no error of its own for it."""
+    return RuntimeError("MPS backend out of memory (MPS allocated: 5.56 GB, max allowed: 6.80 GB).")
+
+
 THREE = "6 5 30 25\n20 2 46 30\n2 2 20 20"
 
 
@@ -99,7 +104,9 @@ def test_pictures_that_do_not_fit_together_are_encoded_in_smaller_steps(comfy, g
     assert len(said()) == 1 and "tiny_sam" in said()[0] and "1 at a time" in said()[0]
 
 
-@pytest.mark.parametrize("error", [full, driver_is_full], ids=["PyTorch's error", "a driver's error"])
+@pytest.mark.parametrize(
+    "error", [full, driver_is_full, mac_is_full], ids=["PyTorch's error", "a driver's error", "a Mac's error"]
+)
 def test_targets_that_do_not_fit_together_go_in_smaller_steps(
     comfy, graph, models, like_a_gpu, said, monkeypatch, error
 ):
@@ -172,3 +179,78 @@ def test_as_many_are_taken_at_once_as_fit_into_free_memory(models, warm_models, 
     for free, expected in ((2000, 1), (0, 1), (2000 + 1250, 1), (2000 + 2500, 2), (2000 + 6250, 5), (10**6, 8)):
         monkeypatch.setattr(management, "get_free_memory", lambda device, free=free: free)
         assert sam.fitting(1000, 8) == expected, free
+
+
+@pytest.fixture
+def card(models, monkeypatch):
+    """`card(spare_mib)` gives ComfyUI a graphics card with so much memory beside what it always keeps free.
+
+    What lies on it has no values. ComfyUI is without dynamic memory management here, as on AMD's cards and in WSL.
+    """
+    management = models.comfy.model_management
+    device, move = torch.device("meta"), torch.nn.Module.to
+    processor = ("cpu", torch.device("cpu"))
+
+    def moved(network, *to, **form):
+        return network.to_empty(device="cpu") if to and to[0] in processor else move(network, *to, **form)
+
+    def plug_in(spare_mib: float) -> None:
+        def free(_=None, torch_free_too: bool = False):
+            used = sum(loaded.model_loaded_memory() for loaded in management.current_loaded_models)
+            left = management.minimum_inference_memory() + spare_mib * 1024**2 - used
+            return (left, left) if torch_free_too else left
+
+        monkeypatch.setattr(management, "get_torch_device", lambda: device)
+        monkeypatch.setattr(management, "vram_state", management.VRAMState.NORMAL_VRAM)
+        monkeypatch.setattr(management, "get_free_memory", free)
+        monkeypatch.setattr(torch.nn.Module, "to", moved)
+
+    yield plug_in
+    management.current_loaded_models.clear()
+
+
+def devices_of(shared) -> set[str]:
+    return {tensor.device.type for tensor in (*shared.network.parameters(), *shared.network.buffers())}
+
+
+# SAM's weights are 18 MiB here, Mask-to-Matte's 10.
+@pytest.mark.parametrize("spare_mib", [1000, 20, 11, 2, 0])
+def test_a_network_is_on_the_card_as_a_whole_however_little_is_free(models, tiny_sam, card, spare_mib):
+    card(spare_mib)
+    sam = models.shared_sam(tiny_sam, "fp32")
+    for _ in range(2):
+        sam.load(0)
+        assert devices_of(sam) == {"meta"} and not sam.on_processor
+
+
+def test_weights_that_do_not_fit_leave_the_network_on_the_processor(models, tiny_sam, card, said, monkeypatch):
+    card(1000)
+    sam = models.shared_sam(tiny_sam, "fp32")
+    last = sam.network.mask_decoder.iou_prediction_head.layers[2]
+    usual = torch.nn.Module.to
+
+    def to(network, device, *rest):
+        if network is last and str(device) == "meta":
+            raise full()
+        return usual(network, device, *rest)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    sam.load(0)
+    assert devices_of(sam) == {"cpu"} and sam.on_processor
+    assert len(said()) == 1 and "on the processor" in said()[0]
+
+
+def test_a_batch_that_is_encoded_does_not_drive_mask_to_matte_from_a_card_that_is_nearly_full(
+    comfyui, models, tiny_sam, tiny_m2m, card, monkeypatch
+):
+    embeddings, embedding = comfyui.module("nodes.embeddings"), comfyui.module("mam_model.sam").Embedding
+    card(27)
+    sam, m2m = models.shared_sam(tiny_sam, "fp32"), models.shared_m2m(tiny_m2m, "fp32")
+
+    def encode(contents, frame):
+        return [embedding(torch.zeros(1, 256, 16, 16), content, frame) for content in contents]
+
+    monkeypatch.setattr(sam, "encode", encode)
+    models.load_together([sam, m2m], 0)
+    for _ in embeddings.embeddings_of(pictures(9, 32, 48), sam, [m2m]):
+        assert devices_of(sam) == devices_of(m2m) == {"meta"}

@@ -86,6 +86,19 @@ def test_the_mask_output_of_segment_joins_all_targets_of_a_frame(comfy, workflow
     assert run.output("guidance", 1).shape == (1, 32, 48)
 
 
+def test_what_segment_puts_out_does_not_stay_on_the_graphics_card(comfy, workflow, monkeypatch):
+    guidance = comfy.module("mam_model.sam").Guidance
+    usual, moved = guidance.cpu, []
+
+    def cpu(self):
+        moved.append(usual(self))
+        return moved[-1]
+
+    monkeypatch.setattr(guidance, "cpu", cpu)
+    run = comfy.run(workflow(pictures(2, 32, 48), boxes("6 5 30 25")))
+    assert [found is kept for found, kept in zip(run.output("guidance"), moved, strict=True)] == [True, True]
+
+
 def test_the_embedding_of_another_sam_is_refused(comfy, workflow, place, tiny_sam_file):
     twin = place(tiny_sam_file, comfy.models_dir / "sams", "twin_sam.pth")
     graph = workflow(pictures(1, 32, 48), boxes("6 5 30 25"))

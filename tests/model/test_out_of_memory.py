@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from mam_model.out_of_memory import halving
+from mam_model.out_of_memory import halving, says_memory_is_full
 
 
 class Full(RuntimeError):
@@ -75,3 +75,23 @@ def test_what_an_attempt_has_made_is_gone_before_the_next_one():
     finally:
         gc.enable()
     assert len(made) == 3
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "MPS backend out of memory (MPS allocated: 5.56 GB, other allocations: 1.10 GB, max allowed: 6.80 GB).",
+        "Invalid buffer size: 31.64 GiB",
+        "Could not allocate tensor with 52428800 bytes. There is not enough GPU video memory available!",
+        "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+    ids=["a Mac", "a Mac's largest buffer", "DirectML", "Intel", "cuBLAS"],
+)
+def test_back_ends_without_an_error_of_their_own_are_understood(sentence):
+    assert says_memory_is_full(RuntimeError(sentence))
+
+
+def test_other_sentences_do_not_mean_full_memory():
+    for error in (RuntimeError("Expected all tensors to be on the same device"), ValueError("Invalid buffer size")):
+        assert not says_memory_is_full(error)
