@@ -184,9 +184,7 @@ WORK_PER_FRAME = {
 
 
 @pytest.mark.parametrize("name", WORK_PER_FRAME)
-def test_cancelling_stops_within_one_step_and_the_next_run_works(
-    comfy, monkeypatch, workflow, tensors, name
-):
+def test_cancelling_stops_within_one_step_and_the_next_run_works(comfy, monkeypatch, workflow, tensors, name):
     graph = workflow(pictures(5, 32, 48), boxes("6 5 30 25"))
     graph |= {
         "alpha": node(tensors(torch.rand(1, 32, 48))),
