@@ -82,9 +82,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--photo", metavar="FILE", help="a picture (default: scikit-image's photo of an astronaut)"
-    )
+    parser.add_argument("--photo", metavar="FILE", help="a picture (default: scikit-image's photo of an astronaut)")
     parser.add_argument(
         "--box",
         nargs=4,
@@ -175,9 +173,7 @@ def _model_folders(home: Path) -> list[Path]:
 
 def _write_model_paths(models: list[Path], base: Path) -> Path:
     """ComfyUI's extra_model_paths.yaml. A JSON text is a YAML text, and safe for every character in a path."""
-    paths = {
-        f"folder{i}": {"base_path": str(folder), "sams": "sams", "mam": "mam"} for i, folder in enumerate(models)
-    }
+    paths = {f"folder{i}": {"base_path": str(folder), "sams": "sams", "mam": "mam"} for i, folder in enumerate(models)}
     file = base / "extra_model_paths.yaml"
     file.write_text(json.dumps(paths), encoding="utf-8")
     return file
