@@ -20,6 +20,7 @@ from ..mam_model.composite import (
 )
 from ..mam_model.composite import light_wrap as wrap_light
 from ..mam_model.instances import Instance, Instances
+from ..mam_model.matting import check_picture
 from . import sockets
 from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures
 from .previews import show
@@ -203,6 +204,8 @@ class Composite(io.ComfyNode):
         device = comfy.model_management.get_torch_device()
         composites, cutouts = [], []
         for index in in_steps(pair_count(**batches)):
+            for name in batches.keys() - {"alpha"}:
+                check_picture(frame_of(batches[name], index))
             matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
             subject = frame_of(image, index).to(matte)
             if edge_color == "estimated":

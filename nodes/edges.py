@@ -8,6 +8,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..mam_model.edge import EdgeOptions, adjust_edge
+from ..mam_model.matting import check_picture
 from ..mam_model.trimap import trimap_adaptive, trimap_from_mask
 from . import sockets
 from .batch import as_output, check_same_size, frame_of, in_steps, in_steps_of_parts, masks, pair_count, pictures
@@ -217,9 +218,12 @@ class RefineWithTrimap(io.ComfyNode):
         solved = []
         count = pair_count(image=image, trimap=trimap)
         for index in in_steps(count):
+            picture = frame_of(image, index)
+            # KNN matting would search for the neighbours of NaN without end.
+            check_picture(picture)
             try:
                 alpha = solve_trimap(
-                    frame_of(image, index),
+                    picture,
                     frame_of(trimap, index),
                     method=method,
                     before_tile=comfy.model_management.throw_exception_if_processing_interrupted,
@@ -290,6 +294,8 @@ class ForegroundColor(io.ComfyNode):
         foregrounds, backgrounds = [], []
         device = comfy.model_management.get_torch_device()
         for index in in_steps(pair_count(**batches)):
+            for name in batches.keys() - {"alpha"}:
+                check_picture(frame_of(batches[name], index))
             matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
             known = frame_of(batches["background"], index).to(matte) if background is not None else None
             picture = frame_of(image, index).to(matte)
