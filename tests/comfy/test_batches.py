@@ -166,7 +166,7 @@ def test_masks_that_stand_in_for_a_prompt_follow_the_same_rules(comfy, tensors):
     for counts in ((1, 7), (7, 1), (7, 7)):
         assert mattes(*counts).output("mattes").shape == (7, 32, 48)
     refused = mattes(7, 2)
-    assert not refused.ok and "There are 7 frames of image but 2 of prompt" in refused.error
+    assert not refused.ok and "There are 7 frames of image but 2 of mask" in refused.error
 
 
 @pytest.mark.parametrize("node_id", ["MAM_Composite", "MAM_PreviewMatte"])
