@@ -202,8 +202,10 @@ class Composite(io.ComfyNode):
         height, width = batches[canvas].shape[1:3]
         plain = solid_color(color, height, width)
         device = comfy.model_management.get_torch_device()
-        composites, cutouts = [], []
-        for index in in_steps(pair_count(**batches)):
+        count = pair_count(**batches)
+        # Filled in place: lists of the frames and their stacks would need twice the memory of the result.
+        composites, cutouts = (as_output(torch.empty(count, height, width, channels)) for channels in (3, 4))
+        for index in in_steps(count):
             for name in batches.keys() - {"alpha"}:
                 check_picture(frame_of(batches[name], index))
             matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
@@ -219,9 +221,9 @@ class Composite(io.ComfyNode):
                 behind = fit_picture(picture, height, width, fit, parse_color(color))
             subject, matte = cutout[..., :3], cutout[..., 3]
             composite = over(subject, matte, behind, linear_light=blend == "linear light")
-            composites.append(as_output(wrap_light(composite, matte, behind, light_wrap_px, light_wrap)))
-            cutouts.append(as_output(premultiplied(cutout) if cutout_alpha == "premultiplied" else cutout))
-        return io.NodeOutput(torch.stack(composites), torch.stack(cutouts))
+            composites[index] = wrap_light(composite, matte, behind, light_wrap_px, light_wrap)
+            cutouts[index] = premultiplied(cutout) if cutout_alpha == "premultiplied" else cutout
+        return io.NodeOutput(composites, cutouts)
 
 
 _VIEWS = ["checker", "black", "white", "color", "alpha", "onion skin", "overlay", "side by side"]
