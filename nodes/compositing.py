@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -19,6 +21,7 @@ from ..mam_model.composite import (
 )
 from ..mam_model.composite import light_wrap as wrap_light
 from ..mam_model.instances import Instance, Instances
+from ..mam_model.matting import check_picture
 from . import sockets
 from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures
 from .models import on_device_or_processor
@@ -200,31 +203,32 @@ class Composite(io.ComfyNode):
             raise ValueError('Connect a background: with canvas "background" it gives the result its size.')
         height, width = batches[canvas].shape[1:3]
         plain = solid_color(color, height, width)
-        composites, cutouts = [], []
-        for index in in_steps(pair_count(**batches)):
 
-            def compose(device: torch.device, index: int = index) -> tuple[Tensor, Tensor]:
-                matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
-                subject = frame_of(image, index).to(matte)
-                if edge_color == "estimated":
-                    subject = estimate_foreground(subject, matte)
-                cutout = with_alpha(subject, matte)
-                if canvas == "background":
-                    cutout = place(cutout, height, width, x, y, scale)
-                behind = plain.to(matte)
-                if background is not None:
-                    picture = frame_of(batches["background"], index).to(matte)
-                    behind = fit_picture(picture, height, width, fit, parse_color(color))
-                subject, matte = cutout[..., :3], cutout[..., 3]
-                composite = over(subject, matte, behind, linear_light=blend == "linear light")
-                composite = wrap_light(composite, matte, behind, light_wrap_px, light_wrap)
-                cutout = premultiplied(cutout) if cutout_alpha == "premultiplied" else cutout
-                return as_output(composite), as_output(cutout)
+        def compose(index: int, device: torch.device) -> tuple[Tensor, Tensor]:
+            matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
+            subject = frame_of(image, index).to(matte)
+            if edge_color == "estimated":
+                subject = estimate_foreground(subject, matte)
+            cutout = with_alpha(subject, matte)
+            if canvas == "background":
+                cutout = place(cutout, height, width, x, y, scale)
+            behind = plain.to(matte)
+            if background is not None:
+                picture = frame_of(batches["background"], index).to(matte)
+                behind = fit_picture(picture, height, width, fit, parse_color(color))
+            subject, matte = cutout[..., :3], cutout[..., 3]
+            composite = over(subject, matte, behind, linear_light=blend == "linear light")
+            composite = wrap_light(composite, matte, behind, light_wrap_px, light_wrap)
+            return composite, premultiplied(cutout) if cutout_alpha == "premultiplied" else cutout
 
-            composite, cutout = on_device_or_processor(compose, "Composite")
-            composites.append(composite)
-            cutouts.append(cutout)
-        return io.NodeOutput(torch.stack(composites), torch.stack(cutouts))
+        count = pair_count(**batches)
+        # Filled in place: lists of the frames and their stacks would need twice the memory of the result.
+        composites, cutouts = (as_output(torch.empty(count, height, width, channels)) for channels in (3, 4))
+        for index in in_steps(count):
+            for name in batches.keys() - {"alpha"}:
+                check_picture(frame_of(batches[name], index))
+            composites[index], cutouts[index] = on_device_or_processor(partial(compose, index), "Composite")
+        return io.NodeOutput(composites, cutouts)
 
 
 _VIEWS = ["checker", "black", "white", "color", "alpha", "onion skin", "overlay", "side by side"]

@@ -18,7 +18,8 @@ _BOXES_HELP = (
     'Write left, top, right and bottom, one box per line ("10 20 300 400"), or as JSON: [[10, 20, 300, 400]] or '
     '[{"x": 10, "y": 20, "width": 290, "height": 380}]. A list of such lists gives each frame its own boxes.'
 )
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
+# Not right behind another number: "12-80" and "12.80.5" are no points.
+_NUMBER = re.compile(r"(?<![\d.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,10 @@ def _point(item: Any, label: Any) -> Point:
         x, y = (item["x"], item["y"]) if isinstance(item, dict) else item
         # MEC writes the label into the point.
         own = item.get("label") if isinstance(item, dict) else None
-        return Point(float(x), float(y), int(label if own is None else own))
+        meant = float(label if own is None else own)
+        if not meant.is_integer():
+            raise ValueError("a label between 1 and 0 means neither")
+        return Point(float(x), float(y), int(meant))
     except (TypeError, ValueError, KeyError, OverflowError):
         raise PromptError(f"{_quoted(item)} is not a point. {_POINTS_HELP}") from None
 

@@ -194,6 +194,7 @@ class Drawing:
                 f"up to {VERSION}). Update Matting Anything to use it."
             )
         width, height = read_size(value)
+        _check_places(value, "The drawing")
         targets = _list(value.get("targets"), "The drawing's targets")
         _check_count(len(targets), MOST_TARGETS, "targets", "The drawing")
         budget = _Budget()
@@ -304,6 +305,7 @@ class _Budget:
 def _read_target(value: Any, number: int, budget: _Budget) -> Target:
     where = f"Target {number} of the drawing"
     value = _object(value, where)
+    _check_places(value, where)
     name = _given(value, "name", "")
     if not isinstance(name, str) or len(name) > LONGEST_NAME:
         raise PromptError(f"{where} needs a name of at most {LONGEST_NAME} characters.")
@@ -325,6 +327,19 @@ def _read_target(value: Any, number: int, budget: _Budget) -> Target:
         else:
             for_frame[_frame_index(key, where)] = drawn
     return Target(name, hidden, for_all, for_frame)
+
+
+def _check_places(value: Mapping[str, Any], where: str) -> None:
+    """Refuses a prompt outside of its target's "prompts": it would say nothing, and the matte would be empty.
+
+    Other keys are passed over, because later versions may have more of them.
+    """
+    for key in ("points", "box", "strokes"):
+        if value.get(key):
+            raise PromptError(
+                f'{where} holds "{key}" itself. '
+                f'It is written {{"targets": [{{"prompts": {{"all": {{"{key}": …}}}}}}]}}.'
+            )
 
 
 def _frame_index(key: str, where: str) -> int:

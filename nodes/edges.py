@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..mam_model.edge import EdgeOptions, adjust_edge
+from ..mam_model.matting import check_picture
 from ..mam_model.trimap import trimap_adaptive, trimap_from_mask
 from . import sockets
 from .batch import as_output, check_same_size, frame_of, in_steps, in_steps_of_parts, masks, pair_count, pictures
@@ -111,8 +114,10 @@ class EdgeAdjust(io.ComfyNode):
     def execute(cls, alpha: Tensor, **settings) -> io.NodeOutput:
         options = EdgeOptions(**settings)
         alpha = masks(alpha)
-        steps = in_steps_of_parts(len(alpha))
-        adjusted = torch.stack([as_output(adjust_edge(alpha[index], options, tell)) for index, tell in steps])
+        # Filled in place, here and below: a list of the frames and their stack would need twice the memory.
+        adjusted = as_output(torch.empty(alpha.shape))
+        for index, tell in in_steps_of_parts(len(alpha)):
+            adjusted[index] = adjust_edge(alpha[index], options, tell)
         return io.NodeOutput(adjusted, ui=show_alphas(adjusted))
 
 
@@ -178,7 +183,9 @@ class Trimap(io.ComfyNode):
         if unit == "per cent":
             inner, outer = (share / 100 * max(mask.shape[1:]) for share in (inner, outer))
         make = trimap_adaptive if band == "adaptive" else trimap_from_mask
-        trimaps = torch.stack([as_output(make(mask[index].float(), inner, outer)) for index in in_steps(len(mask))])
+        trimaps = as_output(torch.empty(mask.shape))
+        for index in in_steps(len(mask)):
+            trimaps[index] = make(mask[index].float(), inner, outer)
         return io.NodeOutput(trimaps, ui=show_alphas(trimaps))
 
 
@@ -215,20 +222,21 @@ class RefineWithTrimap(io.ComfyNode):
 
         image, trimap = pictures(image), masks(trimap)
         check_same_size(image, trimap)
-        solved = []
         count = pair_count(image=image, trimap=trimap)
+        alphas = as_output(torch.empty(count, *trimap.shape[1:]))
         for index in in_steps(count):
+            picture = frame_of(image, index)
+            # KNN matting would search for the neighbours of NaN without end.
+            check_picture(picture)
             try:
-                alpha = solve_trimap(
-                    frame_of(image, index),
+                alphas[index] = solve_trimap(
+                    picture,
                     frame_of(trimap, index),
                     method=method,
                     before_tile=comfy.model_management.throw_exception_if_processing_interrupted,
                 )
             except TrimapError as error:
                 raise ValueError(f"Frame {index}: {error}" if count > 1 else str(error)) from None
-            solved.append(as_output(alpha))
-        alphas = torch.stack(solved)
         return io.NodeOutput(alphas, ui=show_alphas(alphas))
 
 
@@ -288,22 +296,25 @@ class ForegroundColor(io.ComfyNode):
         batches = {"image": image, "alpha": alpha}
         if background is not None:
             batches["background"] = pictures(background)
-        foregrounds, backgrounds = [], []
-        for index in in_steps(pair_count(**batches)):
 
-            def estimate(device: torch.device, index: int = index) -> tuple[Tensor, Tensor]:
-                matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
-                known = frame_of(batches["background"], index).to(matte) if background is not None else None
-                picture = frame_of(image, index).to(matte)
-                subject, behind = estimate_foreground(picture, matte, known, return_background=True)
-                if where_clear in CLEAR_COLORS:
-                    subject = fill_where_clear(subject, matte, CLEAR_COLORS[where_clear])
-                return as_output(subject), as_output(behind)
+        def estimate(index: int, device: torch.device) -> tuple[Tensor, Tensor]:
+            matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
+            known = frame_of(batches["background"], index).to(matte) if background is not None else None
+            picture = frame_of(image, index).to(matte)
+            subject, behind = estimate_foreground(picture, matte, known, return_background=True)
+            if where_clear in CLEAR_COLORS:
+                subject = fill_where_clear(subject, matte, CLEAR_COLORS[where_clear])
+            return subject, behind
 
-            subject, behind = on_device_or_processor(estimate, "Foreground Color")
-            foregrounds.append(subject)
-            backgrounds.append(behind)
-        return io.NodeOutput(torch.stack(foregrounds), torch.stack(backgrounds), ui=show(foregrounds))
+        count = pair_count(**batches)
+        foregrounds, backgrounds = (as_output(torch.empty(count, *image.shape[1:])) for _ in range(2))
+        for index in in_steps(count):
+            for name in batches.keys() - {"alpha"}:
+                check_picture(frame_of(batches[name], index))
+            foregrounds[index], backgrounds[index] = on_device_or_processor(
+                partial(estimate, index), "Foreground Color"
+            )
+        return io.NodeOutput(foregrounds, backgrounds, ui=show(foregrounds))
 
 
 NODES = [EdgeAdjust, Trimap, RefineWithTrimap, ForegroundColor]

@@ -144,6 +144,7 @@ def _rough_masks(image: Tensor, mask: Tensor) -> PromptSet:
     mask = masks(mask).float().cpu()
     if mask.any():
         check_same_size(image, mask)
+    pair_count(image=image, mask=mask)
     return PromptSet(tuple((Prompt(mask=frame if frame.any() else None),) for frame in mask))
 
 

@@ -282,7 +282,10 @@ class CombinePrompts(io.ComfyNode):
                 io.Autogrow.Input(
                     "prompts",
                     template=io.Autogrow.TemplatePrefix(
-                        sockets.Prompt.Input("prompt", tooltip="A prompt; a further socket appears for the next one."),
+                        # Optional, so that a prompt may be bypassed or muted; `min` is how many sockets are shown.
+                        sockets.Prompt.Input(
+                            "prompt", optional=True, tooltip="A prompt; a further socket appears for the next one."
+                        ),
                         prefix="prompt",
                         min=2,
                         max=16,
@@ -303,6 +306,8 @@ class CombinePrompts(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompts: dict[str, PromptSet], combine_as: str) -> io.NodeOutput:
+        if not prompts:
+            raise PromptError("Connect a prompt: there is nothing to combine.")
         first, *others = prompts.values()
         for other in others:
             first = first.merged_with(other) if combine_as == "the same target" else first.joined_with(other)

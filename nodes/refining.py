@@ -60,14 +60,14 @@ class RefineMask(io.ComfyNode):
         count = pair_count(image=image, mask=mask)
         refiner = shared_refiner()
         refiner.load(refiner.refining_bytes)
-        alphas = []
+        # Filled in place: a list of the frames and their stack would need twice the memory.
+        alphas = as_output(torch.empty(count, *mask.shape[1:]))
         for index, tell in in_steps_of_parts(count):
             picture, rough = frame_of(image, index), frame_of(mask, index).float().cpu().clamp(0, 1)
             alpha = refiner.refine(picture, rough, tell)
             if reach:
                 alpha = torch.where(trimap_from_mask(rough, reach, reach) == 0.5, alpha, rough)
-            alphas.append(as_output(alpha))
-        alphas = torch.stack(alphas)
+            alphas[index] = alpha
         return io.NodeOutput(alphas, ui=show_alphas(alphas))
 
 

@@ -28,6 +28,7 @@ def _make_importable(name: str, file: Path) -> None:
 _make_importable("checkpoints", TESTS / "checkpoints.py")
 _make_importable("diffusion_checkpoints", TESTS / "diffusion_checkpoints.py")
 _make_importable("grounding_dino", TESTS / "grounding_dino.py")
+_make_importable("live_memory", TESTS / "references" / "live_memory.py")
 _make_importable("comfyui_server", TESTS.parent / "scripts" / "comfyui_server.py")
 
 

@@ -126,6 +126,31 @@ def test_a_picture_with_nan_is_refused(comfy, graphs, value):
         assert "NaN or infinite" in run.error
 
 
+@pytest.mark.parametrize(
+    ("node_id", "mask", "where"),
+    [
+        ("MAM_Composite", "alpha", "image"),
+        ("MAM_Composite", "alpha", "background"),
+        ("MAM_ForegroundColor", "alpha", "image"),
+        ("MAM_ForegroundColor", "alpha", "background"),
+        ("MAM_RefineWithTrimap", "trimap", "image"),
+    ],
+)
+def test_a_node_that_works_on_colours_refuses_nan_before_it_spreads(comfy, tensors, node_id, mask, where):
+    whole, broken = pictures(2, 32, 48), pictures(2, 32, 48)
+    broken[1, 3, 4, 1] = float("nan")
+    matte = torch.linspace(0, 1, 48).expand(1, 32, 48).contiguous()
+    graph = {
+        "whole": node(tensors(whole)),
+        "broken": node(tensors(broken)),
+        "matte": node(tensors(matte)),
+        "result": node(node_id, **{"image": ("whole", 0), mask: ("matte", 0), where: ("broken", 0)}),
+        "see": node("PreviewAny", source=("result", 0)),
+    }
+    run = comfy.run(graph)
+    assert run.failed_node == "result" and "NaN or infinite" in run.error
+
+
 def test_a_picture_that_leaves_0_to_1_is_matted_as_if_cut_there(comfy, graphs):
     image = pictures(1, 32, 48) * 2 - 0.5
     for name, graph in graphs(image, boxes("6 5 30 25")).items():

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from live_memory import LiveMemory
 
 from .graphs import boxes, disc, disc_picture, loaders, node, pictures, points, steps, whole, without_models
 
@@ -166,7 +167,7 @@ def test_masks_that_stand_in_for_a_prompt_follow_the_same_rules(comfy, tensors):
     for counts in ((1, 7), (7, 1), (7, 7)):
         assert mattes(*counts).output("mattes").shape == (7, 32, 48)
     refused = mattes(7, 2)
-    assert not refused.ok and "There are 7 frames of image but 2 of prompt" in refused.error
+    assert not refused.ok and "There are 7 frames of image but 2 of mask" in refused.error
 
 
 @pytest.mark.parametrize("node_id", ["MAM_Composite", "MAM_PreviewMatte"])
@@ -185,6 +186,33 @@ def test_pictures_and_mattes_pair_up_after_the_matting_too(comfy, tensors, node_
     refused = paired(7, 2)
     assert not refused.ok and "There are 7 frames of image but 2 of alpha" in refused.error
     assert not paired(0, 1).ok and not paired(1, 0).ok
+
+
+@pytest.mark.parametrize(
+    ("node_id", "mask", "settings"),
+    [
+        ("MAM_Composite", "alpha", {"edge_color": "as photographed"}),
+        ("MAM_ForegroundColor", "alpha", {}),
+        ("MAM_Trimap", "mask", {}),
+    ],
+)
+def test_memory_grows_with_the_batch_by_the_results_alone(comfy, monkeypatch, node_id, mask, settings):
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    monkeypatch.setattr(comfy.module("nodes.previews"), "MOST_FRAMES", 0)
+    matte = (disc(32, 48, 24, 16, 10) * 1.4 - 0.2).clamp(0, 1)
+    few, many = 1, 33
+
+    def peak_and_results(count: int) -> tuple[int, int]:
+        inputs = {mask: matte.repeat(count, 1, 1)}
+        if node_id != "MAM_Trimap":
+            inputs["image"] = pictures(count, 32, 48)
+        with torch.inference_mode(), LiveMemory() as memory:
+            results = comfy.node(node_id).execute(**inputs, **settings).result
+            return memory.peak_bytes, sum(result.nbytes for result in results)
+
+    peak_and_results(few)
+    (peak_few, results_few), (peak_many, results_many) = (peak_and_results(count) for count in (few, many))
+    assert peak_many - peak_few < 1.3 * (results_many - results_few)
 
 
 def test_embeddings_and_guidance_of_different_pictures_are_not_mixed(comfy, graph, tensors):

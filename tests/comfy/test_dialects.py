@@ -69,6 +69,9 @@ def test_no_text_means_no_points(dialects, text):
         ("目の下", '"目の下"'),
         ("😀", '"😀"'),
         ("x=12 y=80", '"x=12 y=80"'),
+        ("12-80", '"12-80"'),
+        ("12.80.5", '"12.80.5"'),
+        ('[{"x": 1, "y": 2, "label": 0.5}]', "'label': 0.5"),
         ('[{"x": 1}]', "{'x': 1}"),
         ("[[1, 2, 3]]", "[1, 2, 3]"),
         ("[[1, null]]", "[1, None]"),
@@ -439,7 +442,17 @@ def test_boxes_that_cannot_be_read_are_quoted(dialects, prompt_error, value, quo
 
 
 @pytest.mark.parametrize(
-    "text", ["10 20 30", "10 20 30 40 50", "a box", "[[10, 20, 30, 40]", "10 20 30 40 dog", "犬", "10 20 30 40 🐕"]
+    "text",
+    [
+        "10 20 30",
+        "10 20 30 40 50",
+        "10 20-300 400",
+        "a box",
+        "[[10, 20, 30, 40]",
+        "10 20 30 40 dog",
+        "犬",
+        "10 20 30 40 🐕",
+    ],
 )
 def test_box_text_that_cannot_be_read_is_quoted(dialects, prompt_error, text):
     with pytest.raises(prompt_error) as refusal:

@@ -246,6 +246,11 @@ MALFORMED = {
     "a colour by name": (text_of(target(POINT, color="orange")), 'like "#ff8800"'),
     "a short colour": (text_of(target(POINT, color="#f80")), 'like "#ff8800"'),
     "hidden as a number": (text_of(target(POINT, hidden=1)), "true or false, not a number"),
+    "points without a target": (text_of(points=[point(1, 2)]), 'The drawing holds "points" itself'),
+    "a box beside its prompts": (
+        text_of(target({}, box={"x": 1, "y": 2, "width": 3, "height": 4})),
+        'Target 1 of the drawing holds "box" itself',
+    ),
     "prompts as a list": (text_of(target(prompts=[])), "its prompts is a JSON object, not a list"),
     "a frame by name": (text_of(target(prompts={"first": POINT})), "neither .all. nor the number of a frame"),
     "a negative frame": (text_of(target(prompts={"-1": POINT})), "neither .all. nor the number of a frame"),

@@ -184,12 +184,21 @@ def test_prompts_stand_side_by_side_as_further_targets(prompt_of):
     assert targets[1].points_px == ((5, 6), (7, 8))
 
 
-def test_combine_prompts_needs_two(comfy):
-    graph = {"box": boxes("1 2 30 40")}
-    graph["prompt"] = node("MAM_CombinePrompts", **{"prompts.prompt0": ("box", 0)}, combine_as="the same target")
-    run = comfy.run({**graph, **look("prompt")})
-    assert not run.ok and run.executed == []
-    assert "Required input is missing: prompt1" in run.error
+@pytest.mark.parametrize("socket", ["prompts.prompt0", "prompts.prompt1"])
+@pytest.mark.parametrize("combine_as", ["the same target", "further targets"])
+def test_without_a_bypassed_or_muted_prompt_the_others_are_combined(prompt_of, socket, combine_as):
+    """The front end leaves the links of such nodes out."""
+    graph = {
+        "box": boxes("1 2 30 40"),
+        "prompt": node("MAM_CombinePrompts", **{socket: ("box", 0)}, combine_as=combine_as),
+    }
+    ((target,),) = prompt_of(graph)
+    assert target.box_xyxy_px == (1, 2, 30, 40)
+
+
+def test_combining_nothing_is_refused(comfy):
+    run = comfy.run({"prompt": node("MAM_CombinePrompts", combine_as="the same target"), **look("prompt")})
+    assert run.failed_node == "prompt" and "Connect a prompt" in run.error
 
 
 @pytest.fixture

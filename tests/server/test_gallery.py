@@ -51,6 +51,15 @@ def model_files(name: str) -> set[str]:
     return found
 
 
+def needs_pymatting(name: str) -> bool:
+    widgets = [value for node in nodes_of(name) for value in node.get("widgets_values") or ()]
+    return "closed-form" in widgets or "knn" in widgets
+
+
+def note_of(name: str) -> str:
+    return "\n".join(node["widgets_values"][0] for node in nodes_of(name) if node["type"] == "MarkdownNote")
+
+
 @pytest.fixture(scope="module")
 def facts(server) -> dict:
     return server.get("/api/object_info")
@@ -116,3 +125,12 @@ def test_a_workflow_says_what_it_is_and_what_to_change(name):
     assert note["widgets_values"][0].startswith("## ")
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     assert all(group["title"] for group in workflow["groups"]) and len(workflow["groups"]) >= 2
+
+
+def test_a_workflow_that_needs_pymatting_says_so_and_no_other():
+    needed = [name for name in NAMES if needs_pymatting(name)]
+    said = [name for name in NAMES if re.search(r"PyMatting( is)?\.", note_of(name))]
+    assert said == needed
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (sentence,) = re.findall(r"(?:\w+) of them PyMatting: ([^.]+)\.", " ".join(readme.split()))
+    assert sorted(re.findall(r"\*([^*]+)\*", sentence)) == needed
