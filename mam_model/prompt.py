@@ -81,22 +81,17 @@ class Prompt:
             box_xyxy_px=_spanning(self.box_xyxy_px, other.box_xyxy_px),
             mask=_united(self.mask, other.mask, "masks"),
             mask_is_guidance=self.mask_is_guidance or other.mask_is_guidance,
-            scribbles=_united(self.scribbles, other.scribbles, "scribble maps"),
+            scribbles=_united(self.scribbles, other.scribbles, "masks of strokes"),
             candidate=self.candidate if self.candidate is not None else other.candidate,
             label=self.label or other.label,
             score=max(self.score, other.score),
         )
 
-    def checked(self, width: int, height: int) -> Prompt:
-        """This prompt, tidied for a picture of `width` x `height` pixels.
-
-        A box drawn from right to left is turned round and a box that reaches over the edge is cut at the edge,
-        because both have one obvious meaning. Whatever has none is refused.
+    def check_points(self) -> None:
+        """Refuses points that have no meaning in any picture.
 
         Raises:
-            PromptError: for NaN or infinite coordinates, a point or a whole box outside the picture, a box without
-                area, labels other than 0 and 1 or not one per point, a mask of another size, a candidate other
-                than 0, 1 and 2.
+            PromptError: for NaN or infinite coordinates, labels other than 0 and 1 or not one per point.
         """
         if len(self.labels) != len(self.points_px):
             raise PromptError(
@@ -109,6 +104,20 @@ class Prompt:
                 raise PromptError(
                     f"The point ({x:g}, {y:g}) has the label {label}; 1 means on the subject, 0 means not."
                 )
+
+    def checked(self, width: int, height: int) -> Prompt:
+        """This prompt, tidied for a picture of `width` x `height` pixels.
+
+        A box drawn from right to left is turned round and a box that reaches over the edge is cut at the edge,
+        because both have one obvious meaning. Whatever has none is refused.
+
+        Raises:
+            PromptError: for NaN or infinite coordinates, a point or a whole box outside the picture, a box without
+                area, labels other than 0 and 1 or not one per point, a mask of another size, a candidate other
+                than 0, 1 and 2.
+        """
+        self.check_points()
+        for x, y in self.points_px:
             if not (0 <= x <= width and 0 <= y <= height):
                 raise PromptError(
                     f"The point ({x:g}, {y:g}) lies outside the picture, which is {width} x {height} pixels. "
@@ -117,7 +126,7 @@ class Prompt:
         if self.candidate not in (None, 0, 1, 2):
             raise PromptError(f"SAM offers the candidates 0, 1 and 2; there is no candidate {self.candidate}.")
         box = self.box_xyxy_px and _checked_box(self.box_xyxy_px, width, height)
-        for name, area in (("mask", self.mask), ("scribble map", self.scribbles)):
+        for name, area in (("mask", self.mask), ("trimap or mask of strokes", self.scribbles)):
             # A blank mask of another size is what LoadImage gives for a picture without alpha: it says nothing.
             if area is not None and tuple(area.shape) != (height, width) and bool((area > 0.5).any()):
                 raise PromptError(

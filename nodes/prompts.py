@@ -362,6 +362,9 @@ class PromptInfo(io.ComfyNode):
             for targets in prompt.frames
         ]
         targets = prompt.frames[frame]
+        for target in targets:
+            # Such points would be left out of both lists, or be no JSON.
+            target.check_points()
         on, off = (
             [p for target in targets for p, own in zip(target.points_px, target.labels) if own == label]
             for label in (1, 0)
@@ -371,7 +374,7 @@ class PromptInfo(io.ComfyNode):
             # What Load Image gives for "no mask".
             area = torch.zeros(64, 64)
         for_all_or_each = boxes[0] if len(boxes) == 1 else boxes
-        return io.NodeOutput(for_all_or_each, write_points(on), write_points(off), as_output(area[None]))
+        return io.NodeOutput(for_all_or_each, write_points(on), write_points(off), as_output(masks(area).clamp(0, 1)))
 
 
 NODES = [PromptPoints, PromptBoxes, PromptMask, CombinePrompts, PromptInfo]

@@ -41,6 +41,25 @@ def test_points_come_back_as_two_texts_of_json(info):
     assert json.loads(run.output("info", 2)) == [{"x": 7, "y": 8}]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("12 nan", "is not a number"), ('[{"x": 1, "y": 2, "label": 2}]', "has the label 2")],
+)
+def test_points_that_mean_nothing_are_refused_instead_of_left_out(info, given, said):
+    run = info(points(given))
+    assert run.failed_node == "info" and said in run.error
+
+
+def test_a_mask_of_another_range_comes_back_within_0_and_1(info, tensors):
+    mask = torch.zeros(1, 6, 5)
+    mask[0, 2:4, 1:3] = 255.0
+    given = node("MAM_PromptMask", mask=("mask", 0))
+    run = info(given, more={"mask": node(tensors(mask))})
+    assert torch.equal(run.output("info", 3), mask / 255)
+    run = info(given, more={"mask": node(tensors(mask * torch.nan))})
+    assert not run.ok and "NaN" in run.error
+
+
 def test_a_box_fills_the_mask_of_a_picture(info, tensors):
     picture = {"image": node(tensors(torch.zeros(1, 20, 30, 3)))}
     run = info(boxes("5 6 15 12"), more=picture, image=("image", 0))

@@ -157,7 +157,7 @@ def test_merged_strokes_unite_and_the_less_certain_one_wins_where_they_meet():
     one = torch.tensor([[0, 1, 1, 1, 2]], dtype=torch.uint8)
     other = torch.tensor([[0, 0, 2, 3, 3]], dtype=torch.uint8)
     assert Prompt(scribbles=one).merged_with(Prompt(scribbles=other)).scribbles.tolist() == [[0, 1, 2, 3, 3]]
-    with pytest.raises(PromptError, match="scribble maps of one target differ in size: 5 x 1 and 4 x 1"):
+    with pytest.raises(PromptError, match="masks of strokes of one target differ in size: 5 x 1 and 4 x 1"):
         Prompt(scribbles=one).merged_with(Prompt(scribbles=other[:, :4]))
 
 
