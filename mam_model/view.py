@@ -5,16 +5,18 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .composite import over
 from .detections import Detection, Phrase
 from .frame import Frame
+from .lettering import font_for
 from .m2m import AlphaPyramid
 from .prompt import Scribble
 from .sam import Embedding, Guidance
@@ -113,12 +115,14 @@ def prompts_and_masks(embedding: Embedding, guidance: Guidance) -> Tensor:
     drawn = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
     pen = ImageDraw.Draw(drawn)
     radius = max(3, max(drawn.size) // 150)
+    names = [f"{number + 1} {prompt.label}".strip() for number, prompt in enumerate(prompts)]
+    font = font_for("".join(names), max(11, max(drawn.size) // 45))
     for number, prompt in enumerate(prompts):
         color = tuple(round(255 * part) for part in TARGET_COLORS[number % len(TARGET_COLORS)])
         if prompt.box_xyxy_px:
             box = [value * scale for value in prompt.box_xyxy_px]
             pen.rectangle(box, outline=color, width=max(2, radius // 2))
-            pen.text((box[0] + radius, box[1] + radius), f"{number + 1} {prompt.label}".strip(), fill=color)
+            pen.text((box[0] + radius, box[1] + radius), names[number], fill=color, font=font)
         for (x, y), label in zip(prompt.points_px, prompt.labels):
             x, y = x * scale, y * scale
             fill = color if label == 1 else (200, 30, 30)
@@ -153,7 +157,7 @@ def numbered_instances(embedding: Embedding, guidance: Guidance) -> Tensor:
     drawn = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
     pen = ImageDraw.Draw(drawn)
     text_px = max(11, max(drawn.size) // 36)
-    font = ImageFont.load_default(text_px)
+    font = font_for("0123456789", text_px)
     for x, y, text, color in marks:
         radius = 0.5 * font.getlength(text) + 0.4 * text_px
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill="white", outline=color, width=3)
@@ -178,7 +182,7 @@ def numbered_boxes(
     pen = ImageDraw.Draw(drawn)
     longest = max(drawn.size)
     line = max(1, longest // 300)
-    font = ImageFont.load_default(max(11, longest // 45))
+    font = font_for("".join(subjects) + "0123456789.", max(11, longest // 45))
     colors = {place: TARGET_COLORS[rank % len(TARGET_COLORS)] for rank, (place, _) in enumerate(choice)}
     # The chosen ones last, so that no other box covers them.
     for place in sorted(range(len(detections)), key=lambda place: place in colors):
@@ -221,7 +225,7 @@ def contact_sheet(pictures: Sequence[Tensor], captions: Sequence[str], cell_px: 
     cell = (width + gap, height + gap + round(1.6 * text_px))
     sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(text_px)
+    font = font_for("".join(captions), text_px)
     for number, (picture, caption) in enumerate(zip(small, captions)):
         left, top = gap + number % columns * cell[0], gap + number // columns * cell[1]
         levels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
@@ -236,7 +240,7 @@ def text_table(rows: Sequence[Sequence[str]], text_height_px: int = 20) -> Tenso
     Returns:
         float [h, w, 3], as large as the table needs.
     """
-    font = ImageFont.load_default(text_height_px)
+    font = font_for("".join(chain.from_iterable(rows)), text_height_px)
     gap = text_height_px
     widths = [0.0] * max(len(row) for row in rows)
     for row in rows:
