@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .frame import Frame
 from .m2m import FoldedMaskToMatte, PictureFeatures, Sides, alpha_of, shrunk_mask
-from .regions import Window, cover
+from .regions import Window, cover, strips
 
 # How far a stage looks, in cells of its output: one for the transposed convolution and one for each 3 x 3 convolution.
 _STAGE_HALO = 6
@@ -67,9 +67,10 @@ class PartialPyramid:
         """
         part, top, left = {"os8": self._os8, "os4": self._os4, "os1": self._os1}[scale](where)
         alpha = np.zeros(where.shape, dtype=np.float32)
-        box = Window.around(where)
-        drawn = self.frame.part_to_original(part, top, left, box.moved(self.window.top, self.window.left))
-        box.of(alpha)[:] = drawn[0, 0].cpu().numpy()
+        # Enlarged to a picture of many megapixels, the rectangle around an edge is mostly what nobody asked for.
+        for piece in strips(where):
+            drawn = self.frame.part_to_original(part, top, left, piece.moved(self.window.top, self.window.left))
+            piece.of(alpha)[:] = drawn[0, 0].cpu().numpy()
         return alpha
 
     def _os8(self, where: np.ndarray) -> tuple[Tensor, int, int]:

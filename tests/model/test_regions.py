@@ -16,7 +16,7 @@ from mam_model.matting import matte_targets, merge_targets, predict_pyramid
 from mam_model.merge import MergeOptions
 from mam_model.partial import PartialPyramid
 from mam_model.prompt import Prompt, Scribble
-from mam_model.regions import Window, cover
+from mam_model.regions import Window, cover, strips
 from mam_model.sam import Embedding, Guidance
 from tests.references import chain
 
@@ -116,6 +116,18 @@ def ring(size: int) -> np.ndarray:
     rows, columns = np.mgrid[:size, :size] - size // 2
     away = np.hypot(rows, columns)
     return (away < 0.45 * size) & (away > 0.42 * size)
+
+
+def test_strips_hold_everything_once_and_leave_out_what_is_far_from_it():
+    random = np.random.default_rng(0)
+    for needed in (ring(600), random.random((300, 401)) > 0.9999, np.ones((200, 30), dtype=bool)):
+        times = np.zeros(needed.shape, dtype=int)
+        for window in strips(needed, 32):
+            assert window.height <= 32
+            window.of(times)[:] += 1
+        assert times.max() == 1 and times[needed].all()
+    assert sum(window.area for window in strips(ring(600), 32)) < 0.2 * 600**2
+    assert strips(np.zeros((5, 7), dtype=bool)) == []
 
 
 @pytest.mark.parametrize("most_cells", [1, 50, 10**6])
