@@ -84,7 +84,8 @@ class Embedding:
     """A picture as the networks know it.
 
     Attributes:
-        features: float32 [1, 256, side / 16, side / 16], SAM's image embedding.
+        features: float32 [1, 256, side / 16, side / 16], SAM's image embedding; the encoder's lie with their channels
+            last in memory, so make them contiguous before they are written to a file.
         content: uint8 [content_height, content_width, 3], the picture as the encoder saw it; Mask-to-Matte needs it.
         frame: how the picture lies in the square.
     """

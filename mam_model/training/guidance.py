@@ -59,7 +59,8 @@ class FrozenSam:
         try:
             kept = safetensors.torch.load_file(file)["features"]
         except (OSError, KeyError, safetensors.SafetensorError):
-            kept = self._sam.encode_content(content, self.frame).features.half().cpu()
+            # A file holds them in one piece, so that they are used in one piece the first time, too.
+            kept = self._sam.encode_content(content, self.frame).features.half().cpu().contiguous()
             write_atomically(file, safetensors.torch.save({"features": kept}))
         return Embedding(kept.float(), content, self.frame)
 
