@@ -269,3 +269,26 @@ def test_a_premultiplied_cut_out_has_its_colours_times_alpha(composite):
     )
     torch.testing.assert_close(premultiplied[..., :3], straight[..., :3] * straight[..., 3:])
     torch.testing.assert_close(premultiplied[..., 3], straight[..., 3])
+
+
+def test_a_composite_that_does_not_fit_on_the_graphics_card_is_made_on_the_processor(
+    comfy, composite, monkeypatch, caplog
+):
+    image, alpha = pictures(2, 20, 30), torch.rand(2, 20, 30)
+    usual = composite(image, alpha).output("composite").clone()
+    comfy.reset()
+    nodes = comfy.module("nodes.compositing")
+    over, asked = nodes.over, []
+
+    def full_for_the_second(*args, **settings):
+        asked.append(args)
+        if len(asked) == 2:
+            raise torch.cuda.OutOfMemoryError("full")
+        return over(*args, **settings)
+
+    monkeypatch.setattr(nodes, "over", full_for_the_second)
+    run = composite(image, alpha)
+    assert run.ok, run.error
+    assert len(asked) == 3 and torch.equal(run.output("composite"), usual)
+    said = [record.getMessage() for record in caplog.records if "memory is full" in record.getMessage()]
+    assert len(said) == 1 and "on the processor" in said[0]
