@@ -99,12 +99,16 @@ def test_another_precision_is_another_model_of_half_the_size(comfy, models, tiny
 
 def test_encoding_asks_for_what_the_encoder_takes(comfy, graph, models, monkeypatch):
     asked = []
-    load = models.SharedModel.load
-    monkeypatch.setattr(models.SharedModel, "load", lambda sam, size: (asked.append((sam, size)), load(sam, size))[1])
+
+    def load(networks, size):
+        asked.append((list(networks), size))
+        models.load_together(networks, size)
+
+    monkeypatch.setattr(comfy.module("nodes.embeddings"), "load_together", load)
     run = comfy.run(graph(pictures(), kind=steps))
     assert run.ok, run.error
     sam = run.output("sam")
-    assert (sam, sam.network.image_encoder.working_bytes) in asked
+    assert asked == [([sam], sam.network.image_encoder.working_bytes)]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
