@@ -122,9 +122,11 @@ def test_picture_and_mask_are_shown_to_each_stage_anew(own_m2m):
             assert torch.equal(alpha, before)
 
 
-@pytest.mark.parametrize("conv", [SpectralNormConv(12, 20, 3), SpectralNormConv(12, 20, 4, transposed=True)])
-def test_training_brings_the_largest_singular_value_of_a_weight_to_one(conv):
-    conv.train()
+@pytest.mark.parametrize(("kernel_size", "transposed"), [(3, False), (4, True)])
+def test_training_brings_the_largest_singular_value_of_a_weight_to_one(kernel_size, transposed):
+    # The closer the two largest values of a random weight, the more steps it takes; so it is always the same weight.
+    torch.manual_seed(0)
+    conv = SpectralNormConv(12, 20, kernel_size, transposed=transposed).train()
     for _ in range(300):
         weight = conv.normalised_weight()
     assert torch.linalg.svdvals(weight.detach().flatten(1))[0] == pytest.approx(1, abs=1e-3)
