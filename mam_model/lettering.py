@@ -5,7 +5,7 @@ Pillow brings a font along that knows the letters of English alone. For all othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from PIL import ImageFont
@@ -69,7 +69,7 @@ def _opened(file: str, size_px: int) -> ImageFont.FreeTypeFont | None:
         return None
 
 
-def _has(font: ImageFont.FreeTypeFont):
+def _has(font: ImageFont.FreeTypeFont) -> Callable[[str], bool]:
     """Whether a font has a character, as a function of the character."""
     missing = bytes(font.getmask(_NO_CHARACTER))
 

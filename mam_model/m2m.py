@@ -196,12 +196,12 @@ class Sides:
         """The answer of a 3 x 3 convolution: [N, in, h, w] -> [N, out, h, w], a cell narrower at each cut side."""
         return conv(x) if self == SQUARE else F.conv2d(self.padded(x), conv.weight, conv.bias)
 
-    def drawn(self, answers: Tensor, beside: Tensor | None = None) -> Tensor:
+    def interleaved(self, answers: Tensor, others: Tensor | None = None) -> Tensor:
         """What lies between the cells of a `padded` piece, on the finer grid, a cell narrower at each cut side.
 
         Args:
             answers: [N, 4 C, h + 1, w + 1] if nothing was cut: for each four cells the four finer ones between them.
-            beside: what is added, of the shape of the result.
+            others: what is added, of the shape of the result.
         Returns:
             [N, C, 2 h, 2 w] if nothing was cut.
         """
@@ -212,10 +212,10 @@ class Sides:
         for row, (to_rows, from_rows) in enumerate(_every_other(self.top, height, self.bottom)):
             for column, (to_columns, from_columns) in enumerate(_every_other(self.left, width, self.right)):
                 to, quarter = fine[..., to_rows, to_columns], quarters[:, row, column, :, from_rows, from_columns]
-                if beside is None:
+                if others is None:
                     to.copy_(quarter)
                 else:
-                    torch.add(beside[..., to_rows, to_columns], quarter, out=to)
+                    torch.add(others[..., to_rows, to_columns], quarter, out=to)
         return fine
 
 
@@ -353,7 +353,7 @@ class _Upsampling(nn.ConvTranspose2d):
     def forward(self, x: Tensor, sides: Sides = SQUARE) -> Tensor:
         if sides == SQUARE:
             return super().forward(x)
-        return sides.drawn(F.conv2d(sides.padded(x), self.between, self.bias.repeat(4)))
+        return sides.interleaved(F.conv2d(sides.padded(x), self.between, self.bias.repeat(4)))
 
     def of_last_channel(self, x: Tensor, others: Tensor, sides: Sides) -> Tensor:
         """The answer, given the last channel [N, 1, h, w] and what all the others have made, of the answer's shape."""
@@ -362,7 +362,7 @@ class _Upsampling(nn.ConvTranspose2d):
         # Of a single channel it is one small matrix product, for which nothing has to be made ready.
         fours = sides.padded(x).unfold(2, 2, 1).unfold(3, 2, 1).flatten(4)[:, 0]
         answers = fours @ self.between[:, -1].flatten(1).t()
-        return sides.drawn(answers.permute(0, 3, 1, 2), others)
+        return sides.interleaved(answers.permute(0, 3, 1, 2), others)
 
 
 class _FoldedFlatBlock(nn.Module):

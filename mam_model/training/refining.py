@@ -615,7 +615,8 @@ def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
     state_file = work / "state.pt"
     step, spent = 0, 0.0
-    settings = _settings(recipe, pictures, before)
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in pictures}
+    settings = _settings(recipe, hashes, before)
     if state_file.exists():
         try:
             saved = torch.load(state_file, weights_only=True)
@@ -645,7 +646,7 @@ def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save
         encoded = io.BytesIO()
         torch.save({**state, "averaged": averaged, "step": step, "spent": spent, "settings": settings}, encoded)
         write_atomically(state_file, encoded.getvalue())
-        _write_weights(output, averaged, recipe, step, pictures, before)
+        _write_weights(output, averaged, recipe, step, hashes, before)
 
     try:
         network.train()
@@ -684,19 +685,14 @@ def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save
     return step
 
 
-def _settings(recipe: Recipe, pictures: Sequence[Path], before: dict[str, str] | None) -> dict[str, str]:
+def _settings(recipe: Recipe, hashes: dict[str, str], before: dict[str, str] | None) -> dict[str, str]:
     """What a run has to have in common with the one that it goes on from. It may be made longer."""
     return {
         "seed": str(recipe.seed),
         "learning rate": repr(recipe.learning_rate),
-        "set of photos and cut-outs": json.dumps(_hashes(pictures), sort_keys=True),
+        "set of photos and cut-outs": json.dumps(hashes, sort_keys=True),
         "file to begin with": before["sha256"] if before else "",
     }
-
-
-def _hashes(files: Sequence[Path]) -> dict[str, str]:
-    """The sha256 of each file by its name."""
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def _has_fast_bfloat16() -> bool:
@@ -734,7 +730,7 @@ def _write_weights(
     averaged: dict[str, Tensor],
     recipe: Recipe,
     step: int,
-    pictures: Sequence[Path],
+    hashes: dict[str, str],
     before: dict[str, str] | None,
 ) -> None:
     from safetensors.torch import save
@@ -744,7 +740,7 @@ def _write_weights(
         for name, value in _scaled_down(averaged).items()
         if not name.endswith("num_batches_tracked")
     }
-    listed = json.dumps(_hashes(pictures))
+    listed = json.dumps(hashes)
     metadata = {
         "recipe": json.dumps(asdict(recipe)),
         "steps": str(step),

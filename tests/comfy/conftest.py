@@ -270,6 +270,13 @@ def _jsonable(value):
     return list(value) if isinstance(value, tuple) else value
 
 
+@pytest.fixture
+def said(caplog):
+    """The lines about full memory, as the user's log has them."""
+    caplog.set_level(logging.WARNING)
+    return lambda: [record.getMessage() for record in caplog.records if "memory is full" in record.getMessage()]
+
+
 @pytest.fixture(scope="session")
 def comfyui(tmp_path_factory, request) -> InProcessComfyUI:
     comfyui = os.environ.get("COMFYUI_PATH")

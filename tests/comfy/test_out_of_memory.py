@@ -6,7 +6,6 @@ notice say "full".
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import pytest
@@ -54,13 +53,6 @@ def graph(tiny_sam, tiny_m2m, tensors):
         return {"image": node(source), "prompt": boxes(THREE), **loaders(tiny_sam, tiny_m2m), **kind(**settings)}
 
     return build
-
-
-@pytest.fixture
-def said(caplog):
-    """The lines about full memory, as the user's log has them."""
-    caplog.set_level(logging.WARNING)
-    return lambda: [record.getMessage() for record in caplog.records if "memory is full" in record.getMessage()]
 
 
 def room(monkeypatch, owner, name: str, count_of, most: int, error: Callable[[], Exception]) -> list[int]:
