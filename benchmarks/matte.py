@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,6 +35,7 @@ from mam_model.frame import Frame  # noqa: E402
 from mam_model.m2m import AlphaPyramid, PictureFeatures  # noqa: E402
 from mam_model.matting import matte_targets, merge_targets, predict_pyramid  # noqa: E402
 from mam_model.merge import merge_scales, merge_together, merges_in_arrays, reach_of_box  # noqa: E402
+from mam_model.partial import PartialPyramid  # noqa: E402
 from mam_model.prompt import Prompt  # noqa: E402
 from mam_model.regions import Window  # noqa: E402
 from mam_model.sam import Embedding, Guidance, Sam, SamConfig  # noqa: E402
@@ -263,19 +263,12 @@ def ways_of_merging(size: tuple[int, int], dtype: torch.dtype, device: torch.dev
     def in_rectangle() -> Tensor:
         alpha = torch.zeros(size)
         window = reach_of_box(guidance.mask_windows()[0], *size)
-        mask = guidance.post_mask(0, window)
-
-        def read(_, where: np.ndarray) -> np.ndarray:
-            drawn = np.zeros_like(where, dtype=np.float32)
-            box = Window.around(where)
-            box.of(drawn)[:] = frame.crop_to_original(soft, box.moved(window.top, window.left))[0, 0].numpy()
-            return drawn
-
+        inside, mask = window.of(alpha), guidance.post_mask(0, window)
         if merges_in_arrays(device):
-            window.of(alpha)[:] = torch.from_numpy(merge_scales(mask.numpy(), read))
+            inside[:] = mask
+            merge_scales(inside.numpy(), _KnownPyramid(soft, frame, window).read)
         else:
-            merged = merge_together(mask[None], lambda _: frame.crop_to_original(soft, window)[0])
-            window.of(alpha)[:] = merged[0].cpu()
+            inside[:] = merge_together(mask[None], lambda _: frame.crop_to_original(soft, window)[0])[0].cpu()
         return alpha
 
     def whole() -> Tensor:
@@ -283,6 +276,14 @@ def ways_of_merging(size: tuple[int, int], dtype: torch.dtype, device: torch.dev
         return known.matte_of((scene.embedding.features, soft, frame), guidance.chosen_logits)
 
     return [in_rectangle, whole]
+
+
+class _KnownPyramid(PartialPyramid):
+    """Three scales that are known already and the same."""
+
+    def __init__(self, scale: Tensor, frame: Frame, window: Window):
+        self.frame, self.window = frame, window
+        self._os8 = self._os4 = self._os1 = lambda where: (scale, 0, 0)
 
 
 class _Known:

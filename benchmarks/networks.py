@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mam_model.frame import Frame
 from mam_model.m2m import MaskToMatte
-from mam_model.merge import PUBLISHED_MERGE, MergeOptions, merge_scales
+from mam_model.merge import PUBLISHED_MERGE, os8_weight, unknown_area
 from mam_model.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, Sam, SamConfig
 from tests.references import chain
 
@@ -78,7 +78,7 @@ def stock_sam(size: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
 
 class StockPath:
     """The published way: segment-anything's networks, Mask-to-Matte as it was trained over the whole square, and every
-    scale brought to the picture's size and merged over all of it."""
+    scale brought to the picture's size and merged over all of it, with guidance "mask" and the usual bands."""
 
     def __init__(self, sam: nn.Module, m2m: MaskToMatte):
         self.sam = sam
@@ -91,9 +91,7 @@ class StockPath:
         square = frame.network_input(frame.shrink(image), weight.device)
         return self.sam.image_encoder(square.to(weight.dtype)).float(), square, frame
 
-    def matte(
-        self, encoded: tuple[Tensor, Tensor, Frame], point: tuple[float, float], options: MergeOptions = PUBLISHED_MERGE
-    ) -> Tensor:
+    def matte(self, encoded: tuple[Tensor, Tensor, Frame], point: tuple[float, float]) -> Tensor:
         """The matte of what a point lies on, float32 [H, W] on the CPU."""
         features, square, frame = encoded
         points = frame.points_to_network(torch.tensor([[point]])).to(features.device)
@@ -101,21 +99,31 @@ class StockPath:
         sparse, dense = self.sam.prompt_encoder((points, labels), None, None)
         positions = self.sam.prompt_encoder.get_dense_pe()
         logits, predicted_iou = self.sam.mask_decoder(features, positions, sparse, dense, multimask_output=True)
-        return self.matte_of(encoded, logits[:, predicted_iou[0].argmax()][:, None], options)
+        return self.matte_of(encoded, logits[:, predicted_iou[0].argmax()][:, None])
 
-    def matte_of(
-        self, encoded: tuple[Tensor, Tensor, Frame], logits: Tensor, options: MergeOptions = PUBLISHED_MERGE
-    ) -> Tensor:
+    def matte_of(self, encoded: tuple[Tensor, Tensor, Frame], logits: Tensor) -> Tensor:
         """The matte of SAM's mask, logits [1, 1, 256, 256]."""
         features, square, frame = encoded
-        mask = (frame.logits_to_original(logits)[0, 0] > 0).float().cpu().numpy()
+        alpha = (frame.logits_to_original(logits) > 0).float()
         dtype = self.m2m.conv1.module.weight_bar.dtype
         pyramid = self.m2m(features.to(dtype), square.to(dtype), (logits > 0).to(dtype))
+        scales = [frame.crop_to_original(getattr(pyramid, name).float()) for name in ("os8", "os4", "os1")]
+        return merged_everywhere(alpha, *scales)[0, 0].cpu()
 
-        def read(scale: str, _) -> object:
-            return frame.crop_to_original(getattr(pyramid, scale).float())[0, 0].cpu().numpy()
 
-        return torch.from_numpy(merge_scales(mask, read, options))
+def merged_everywhere(mask: Tensor, os8: Tensor, os4: Tensor, os1: Tensor) -> Tensor:
+    """Three scales merged in the published way, which looks at the whole picture for each of them: OpenCV on the
+    processor finds the pixels, an index brings them over.
+
+    Takes and returns [1, 1, H, W] on any device.
+    """
+    options, alpha = PUBLISHED_MERGE, mask.clone()
+    scales = {"os8": os8, "os4": os4, "os1": os1}
+    for name, width_px in (("os8", options.width_os8), ("os4", options.width_os4), ("os1", options.width_os1)):
+        area = os8_weight if name == "os8" else unknown_area
+        where = torch.from_numpy(area(alpha[0, 0].cpu().numpy(), width_px, options.sides)).to(alpha.device)[None, None]
+        alpha[where] = scales[name][where]
+    return alpha
 
 
 def trained_m2m() -> MaskToMatte:

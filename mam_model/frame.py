@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .regions import Window
+from .regions import Window, strips
 
 # SAM's normalisation, on the 0..255 scale (segment-anything, build_sam.py).
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -130,6 +131,34 @@ class Frame:
         part = F.interpolate(cells.of(logits), scale_factor=4, mode="bilinear", align_corners=False)
         return self.part_to_original(part, 4 * cells.top, 4 * cells.left, window)
 
+    def mask_to_original(self, logits: Tensor, window: Window) -> Tensor:
+        """Where SAM's mask logits are above 0 once they are at the size of the original picture.
+
+        Interpolation lies between its cells, so that it is needed only where neighbours differ in sign. On a GPU, for
+        which one would have to wait to learn where that is, everything is interpolated.
+
+        Args:
+            logits: float [1, 1, side / 4, side / 4].
+            window: the part of the original picture that is wanted.
+        Returns:
+            bool [h, w].
+        """
+        if logits.device.type != "cpu":
+            return self.logits_to_original(logits, window)[0, 0] > 0
+        import cv2
+
+        positive = logits[0, 0] > 0
+        rows, _, _ = _neighbours(window.top, window.bottom, self.height, self.content_height)
+        columns, _, _ = _neighbours(window.left, window.right, self.width, self.content_width)
+        mask = positive[:, columns // 4][rows // 4]
+        signs, around = positive.numpy().view(np.uint8), np.ones((3, 3), dtype=np.uint8)
+        near_edge = cv2.dilate(signs, around) != cv2.erode(signs, around)
+        for cells in strips(near_edge, across=16):
+            part = self.window_over(cells.finer(4)).shared_with(window)
+            if part is not None:
+                part.within(window).of(mask)[:] = self.logits_to_original(logits, part)[0, 0] > 0
+        return mask
+
     def window_over(self, content: Window) -> Window:
         """All pixels of the original picture that show something of a window of the square, and a pixel more."""
         per_row, per_column = self.height / self.content_height, self.width / self.content_width
@@ -167,19 +196,15 @@ class Frame:
         Returns:
             bool [side / cell, side / cell].
         """
-        import cv2
-
         cells = np.zeros((self.side // cell, self.side // cell), dtype=bool)
         span = self.cells_read(window, cell, interpolated)
         # A pixel reads the pixels of the square next to its place, and each of these the two nearest cells a side.
         reach = 0.5 * cell + 1 + (0.5 * cell if interpolated else 0)
-        down, across = self.height / self.content_height, self.width / self.content_width
-        rows = ((np.arange(span.top, span.bottom) + 0.5) * cell * down - 0.5 - window.top).round().astype(int)
-        columns = ((np.arange(span.left, span.right) + 0.5) * cell * across - 0.5 - window.left).round().astype(int)
-        kernel = np.ones([2 * math.ceil(reach * pixels) + 3 for pixels in (down, across)], dtype=np.uint8)
-        near = cv2.dilate(needed.view(np.uint8), kernel)
-        near = near[np.ix_(rows.clip(0, window.height - 1), columns.clip(0, window.width - 1))]
-        span.of(cells)[:] = near.view(bool)
+        scales = self.height / self.content_height, self.width / self.content_width
+        rows = _pixels_near(span.top, span.bottom, cell, reach, scales[0], window.top, window.height)
+        columns = _pixels_near(span.left, span.right, cell, reach, scales[1], window.left, window.width)
+        near = np.stack([needed[start:stop].any(axis=0) for start, stop in rows])
+        span.of(cells)[:] = np.stack([near[:, start:stop].any(axis=1) for start, stop in columns], axis=1)
         return cells
 
     def part_to_original(self, part: Tensor, top: int, left: int, window: Window) -> Tensor:
@@ -208,12 +233,36 @@ class Frame:
         return F.pad(content, (0, self.side - width, 0, self.side - height))
 
 
+def _pixels_near(
+    first: int, last: int, cell: int, reach: float, scale: float, start: int, extent: int
+) -> list[tuple[int, int]]:
+    """For each cell from the first on, which pixels of a row or column may read it: from the one to before the other.
+
+    Args:
+        cell: pixels of the square a cell.
+        reach: pixels of the square from the middle of a cell to the farthest that reads it.
+        scale: pixels of the picture a pixel of the square.
+        start, extent: the part of the picture's row or column that is meant, from which the pixels are counted.
+    """
+    half = math.ceil(reach * scale) + 1
+    middles = ((np.arange(first, last) + 0.5) * cell * scale - 0.5 - start).round().astype(int).clip(0, extent - 1)
+    return [(max(0, middle - half), middle + half + 1) for middle in middles.tolist()]
+
+
 def _neighbours(start: int, stop: int, extent: int, content: int) -> tuple[Tensor, Tensor, Tensor]:
     """For each output pixel in start..stop, the two input pixels between which it lies, and how far along.
 
-    For `content` pixels that become `extent`. PyTorch rounds to float32 after the subtraction; so does this.
+    For `content` pixels that become `extent`.
     """
+    first, second, share = _all_neighbours(extent, content)
+    return first[start:stop], second[start:stop], share[start:stop]
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _all_neighbours(extent: int, content: int) -> tuple[Tensor, Tensor, Tensor]:
     scale = float(np.float32(content) / np.float32(extent))
-    place = ((torch.arange(start, stop, dtype=torch.float64) + 0.5) * scale - 0.5).float().clamp(min=0)
+    # PyTorch rounds to float32 after the subtraction; so does this.
+    place = ((torch.arange(extent, dtype=torch.float64) + 0.5) * scale - 0.5).float().clamp(min=0)
     first = place.long().clamp(max=content - 1)
     return first, (first + 1).clamp(max=content - 1), (place - first).clamp(0, 1)

@@ -171,8 +171,8 @@ def matte_in_turn(
             continue
         # The mask is drawn in its rectangle alone; a rectangle of pixels that turn out to be 0 costs time, no more.
         around = reach_of_box(box, frame.height, frame.width, options)
-        mask = guidance.post_mask(target, around).cpu().numpy()
-        within = reach(mask, options)
+        mask = guidance.post_mask(target, around).cpu()
+        within = reach(mask.numpy(), options)
         if within is None:
             continue
         if not isinstance(picture, PictureFeatures):
@@ -180,8 +180,9 @@ def matte_in_turn(
         picture = picture.to(next(m2m.parameters()))
         window = within.moved(around.top, around.left)
         pyramid = PartialPyramid(m2m, picture, guidance.network_mask[target : target + 1], frame, window)
-        alpha = torch.from_numpy(merge_scales(within.of(mask), pyramid.read, options))
-        window.of(alphas[target])[:] = alpha
+        alpha = window.of(alphas[target])
+        alpha[:] = within.of(mask)
+        merge_scales(alpha.numpy(), pyramid.read, options)
         strokes = guidance.prompts[target].scribbles
         if strokes is not None:
             alphas[target] = with_certain_strokes(alphas[target], strokes)

@@ -6,8 +6,9 @@ system does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor
 from .frame import Frame
 from .m2m import AlphaPyramid
 from .morphology import dilated, eroded
-from .regions import Window
+from .regions import Window, strips
 
 # Alpha closer to 0 or 1 than one 8-bit level counts as certain.
 _LEVEL = 1.0 / 255.0
+# Squares of the picture of which it is known whether the mask has an edge there.
+_BLOCK_PX = 64
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,12 @@ def merge(pyramid: AlphaPyramid, post_mask: Tensor, frame: Frame, options: Merge
     def read(scale: str) -> Tensor:
         return frame.crop_to_original(getattr(pyramid, scale), window)[0].float()
 
+    inside = window.of(alpha)
     if merges_in_arrays(device):
-        merged = merge_scales(window.of(mask).numpy(), lambda scale, _: read(scale)[0].numpy(), options)
-        window.of(alpha)[:] = torch.from_numpy(merged)
+        inside[:] = window.of(mask)
+        merge_scales(inside.numpy(), lambda scale, _: read(scale)[0].numpy(), options)
     else:
-        window.of(alpha)[:] = merge_together(window.of(mask)[None], read, options)[0].cpu()
+        inside[:] = merge_together(window.of(mask)[None], read, options)[0].cpu()
     return alpha
 
 
@@ -100,31 +104,72 @@ def merges_in_arrays(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def merge_scales(mask: np.ndarray, read: ReadScale, options: MergeOptions = PUBLISHED_MERGE) -> np.ndarray:
+def merge_scales(alpha: np.ndarray, read: ReadScale, options: MergeOptions = PUBLISHED_MERGE) -> None:
     """Merges what `read` gives, asking only for what can be seen in the result, from the coarsest scale to the finest.
 
     Args:
-        mask: float32 [h, w] in 0..1, SAM's mask in the window of the picture that `reach` gives.
+        alpha: float32 [h, w] in 0..1, SAM's mask in the window of the picture that `reach` gives; becomes the matte.
         read: is called with "os8", "os4" and "os1" at most once each, in this order, and with where they are needed.
-    Returns:
-        float32 [h, w], alpha in 0..1.
     """
+    parts = _uncertain_parts(alpha, options)
     if options.guidance == "mask":
-        uncertain = os8_weight(mask, options.width_os8, options.sides)
+        near_edge = partial(os8_weight, width_px=options.width_os8, sides=options.sides)
+        uncertain = _found_in(parts, alpha, options.width_os8, near_edge)
     elif options.clear_outside_box:
-        uncertain = _inside_box(mask)
+        uncertain = _inside_box(alpha)
     else:
-        uncertain = np.ones(mask.shape, dtype=bool)
-    alpha = _replaced(mask.astype(np.float32), "os8", uncertain, read)
-    alpha = _replaced(alpha, "os4", unknown_area(alpha, options.width_os4, options.sides), read)
-    return _replaced(alpha, "os1", unknown_area(alpha, options.width_os1, options.sides), read)
+        uncertain = np.ones(alpha.shape, dtype=bool)
+    _replace(alpha, "os8", uncertain, read, parts)
+    for scale, width_px in (("os4", options.width_os4), ("os1", options.width_os1)):
+        unknown = partial(unknown_area, width_px=width_px, sides=options.sides)
+        _replace(alpha, scale, _found_in(parts, alpha, width_px, unknown), read, parts)
 
 
-def _replaced(alpha: np.ndarray, scale: str, where: np.ndarray, read: ReadScale) -> np.ndarray:
-    """`alpha`, in which a scale has replaced certain pixels."""
+def _uncertain_parts(mask: np.ndarray, options: MergeOptions) -> list[Window]:
+    """Disjoint windows outside which the matte is the mask, whatever the network says.
+
+    With guidance "mask" these are the surroundings of the mask's edge: the bands grow from there. So a picture of many
+    megapixels costs as much as its edge is long.
+    """
+    height, width = mask.shape
+    if options.guidance == "alpha":
+        return [Window.whole(height, width)]
+    import cv2
+
+    lowest, highest = (_of_blocks(mask, extreme) for extreme in (np.minimum, np.maximum))
+    blocks = -(-_reach_px(options) // _BLOCK_PX)
+    around = np.ones((2 * blocks + 1, 2 * blocks + 1), dtype=np.uint8)
+    lowest, highest = cv2.erode(lowest, around), cv2.dilate(highest, around)
+    uncertain = (lowest < 1) & (highest > 0)
+    found = (strip.finer(_BLOCK_PX) for strip in strips(uncertain, across=2))
+    return [Window(part.top, part.left, min(part.bottom, height), min(part.right, width)) for part in found]
+
+
+def _of_blocks(mask: np.ndarray, extreme: np.ufunc) -> np.ndarray:
+    """The minimum or maximum of each block."""
+    down, across = (range(0, length, _BLOCK_PX) for length in mask.shape)
+    # Row by row: `reduceat` takes ten times as long.
+    rows = np.stack([extreme.reduce(mask[top : top + _BLOCK_PX], axis=0) for top in down])
+    return np.stack([extreme.reduce(rows[:, left : left + _BLOCK_PX], axis=1) for left in across], axis=1)
+
+
+def _found_in(
+    parts: Sequence[Window], alpha: np.ndarray, width_px: int, area: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """`area(alpha)` in some windows, bool [h, w]; False elsewhere."""
+    found = np.zeros(alpha.shape, dtype=bool)
+    for part in parts:
+        around = part.grown(_size(width_px), *alpha.shape)
+        part.of(found)[:] = part.within(around).of(area(around.of(alpha)))
+    return found
+
+
+def _replace(alpha: np.ndarray, scale: str, where: np.ndarray, read: ReadScale, parts: Sequence[Window]) -> None:
+    """Puts a scale in place of certain pixels, which lie in some windows."""
     if where.any():
-        np.copyto(alpha, read(scale, where), where=where)
-    return alpha
+        values = read(scale, where)
+        for part in parts:
+            np.copyto(part.of(alpha), part.of(values), where=part.of(where))
 
 
 def merge_together(masks: Tensor, read: Callable[[str], Tensor], options: MergeOptions = PUBLISHED_MERGE) -> Tensor:
@@ -212,6 +257,9 @@ def reach_of_box(box: Window, height: int, width: int, options: MergeOptions = P
     """`reach` for a mask that lies in a box of a picture of `height` x `width` pixels."""
     if options.guidance == "alpha" and not options.clear_outside_box:
         return Window.whole(height, width)
-    # A structuring element of n pixels carries a value n // 2 pixels at most.
-    widths = (options.width_os8, options.width_os4, options.width_os1)
-    return box.grown(sum(_size(width_px) // 2 for width_px in widths), height, width)
+    return box.grown(_reach_px(options), height, width)
+
+
+def _reach_px(options: MergeOptions) -> int:
+    """How far from the mask alpha can be anything but 0: an ellipse of n pixels carries a value n // 2 at most."""
+    return sum(_size(width_px) // 2 for width_px in (options.width_os8, options.width_os4, options.width_os1))

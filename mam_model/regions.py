@@ -103,6 +103,12 @@ class Window:
         """The same rectangle counted from the top left corner of `outer`, in which it lies."""
         return Window(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
+    def shared_with(self, other: Window) -> Window | None:
+        """What lies in both; None if nothing does."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        return Window(top, left, bottom, right) if top < bottom and left < right else None
+
     def moved(self, rows: int, columns: int) -> Window:
         return Window(self.top + rows, self.left + columns, self.bottom + rows, self.right + columns)
 

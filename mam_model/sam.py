@@ -149,7 +149,8 @@ class Guidance:
             # No number is taken out of `chosen`, for which a GPU would have to be waited for.
             chosen = self.chosen[target : target + 1].to(self.logits.device)
             logits = self.logits[target].index_select(0, chosen)[None]
-            mask = (self.frame.logits_to_original(logits, window)[0, 0] > 0).float()
+            wanted = window or Window.whole(self.frame.height, self.frame.width)
+            mask = self.frame.mask_to_original(logits, wanted).float()
         if prompt.scribbles is None:
             return mask
         return with_scribbles(mask, prompt.scribbles if window is None else window.of(prompt.scribbles))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from mam_model.frame import PIXEL_MEAN, PIXEL_STD, Frame
+from mam_model.regions import Window
 
 # height, width
 PICTURES = [(141, 200), (200, 141), (64, 64), (1500, 1024), (333, 2000), (7, 5), (1, 1), (16, 5000), (9, 12000)]
@@ -125,3 +127,43 @@ def test_a_mask_survives_the_way_into_the_square_and_back(size):
     common = (returned & (mask > 0)).sum() / (returned | (mask > 0)).sum()
     assert returned.shape == size
     assert common > 0.96
+
+
+def blots(seed: int, cells: int) -> torch.Tensor:
+    """Logits of blots and of single cells, some of them 0, float [1, 1, cells, cells]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, 1, 6, 6, generator=generator)
+    logits = 20 * F.interpolate(coarse, (cells, cells), mode="bicubic")
+    speckled = torch.rand(logits.shape, generator=generator)
+    logits[speckled > 0.995] *= -1
+    logits[speckled < 0.01] = 0
+    return logits
+
+
+@pytest.mark.parametrize("size", PICTURES)
+def test_a_mask_is_interpolated_along_its_edge_alone_and_none_the_worse_for_it(size):
+    height, width = size
+    random = np.random.default_rng(height)
+    frame = Frame(height, width, side=256)
+    for seed in range(4):
+        logits = blots(seed, 64)
+        top, left = int(random.integers(height)), int(random.integers(width))
+        bottom, right = int(random.integers(top, height)) + 1, int(random.integers(left, width)) + 1
+        for window in (Window.whole(height, width), Window(top, left, bottom, right)):
+            whole = frame.logits_to_original(logits, window)[0, 0] > 0
+            assert torch.equal(frame.mask_to_original(logits, window), whole)
+
+
+def test_a_masks_inside_is_not_interpolated(monkeypatch):
+    frame, interpolated, draw = Frame(3000, 2000), [], Frame.logits_to_original
+
+    def watched(frame: Frame, logits: torch.Tensor, window: Window) -> torch.Tensor:
+        interpolated.append(window.area)
+        return draw(frame, logits, window)
+
+    monkeypatch.setattr(Frame, "logits_to_original", watched)
+    logits = torch.full((1, 1, 256, 256), -20.0)
+    logits[..., 60:200, 40:140] = 20
+    mask = frame.mask_to_original(logits, Window.whole(3000, 2000))
+    assert 0.2 < mask.float().mean() < 0.4
+    assert 0 < sum(interpolated) < 0.2 * mask.numel()

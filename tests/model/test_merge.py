@@ -147,9 +147,9 @@ def test_on_a_gpu_several_targets_are_merged_bit_for_bit_as_one_after_the_other_
         }
         ours = merge_together(torch.from_numpy(masks), lambda name, s=scales: torch.from_numpy(s[name]), options)
         for target, mask in enumerate(masks):
-            single = np.zeros_like(mask)
+            single = mask.copy()
             if mask.any():
-                single = merge_scales(mask, lambda name, _, s=scales, t=target: s[name][t], options)
+                merge_scales(single, lambda name, _, s=scales, t=target: s[name][t], options)
             assert np.array_equal(ours[target].numpy(), single), (options, target)
 
 
@@ -176,6 +176,37 @@ def test_a_small_target_in_a_large_picture_is_merged_as_if_the_picture_were_look
         scales = [random.uniform(0.1, 0.9, mask.shape).astype(np.float32) for _ in range(3)]
         ours = merge(pyramid_of(*scales, side=180), torch.from_numpy(mask), Frame(150, 180, 180), options)
         assert np.array_equal(ours.numpy(), plain_merge(*scales, mask, options)), options
+
+
+@each_mode
+@pytest.mark.parametrize("widths", [(10, 20, 10), (1, 0, 1), (29, 150, 60)])
+def test_a_large_target_is_merged_along_its_edge_as_if_it_were_looked_at_everywhere(mode, widths):
+    """Edges on and beside the borders of the blocks in which edges are looked for."""
+    random = np.random.default_rng(sum(widths))
+    options = replace(mode, width_os8=widths[0], width_os4=widths[1], width_os1=widths[2])
+    for _ in range(3):
+        mask = random_mask(random, 420, 330)
+        top, left, bottom, right = random.choice([0, 63, 64, 65, 127, 128, 191, 193, 330], 4)
+        mask[min(top, bottom) : max(top, bottom), min(left, right) : max(left, right)] = 1
+        scales = [random_alpha(random, *mask.shape) for _ in range(3)]
+        ours = merge(pyramid_of(*scales, side=420), torch.from_numpy(mask), Frame(*mask.shape, 420), options)
+        assert np.array_equal(ours.numpy(), plain_merge(*scales, mask, options)), options
+
+
+def test_what_lies_far_from_the_edge_is_not_looked_at(monkeypatch):
+    looked, dilate = [], mam_model.merge.dilated
+
+    def watched(area: np.ndarray, size: int) -> np.ndarray:
+        looked.append(area.size)
+        return dilate(area, size)
+
+    monkeypatch.setattr(mam_model.merge, "dilated", watched)
+    alpha = np.zeros((2000, 2000), dtype=np.float32)
+    alpha[100:1900, 200:1800] = 1
+    merge_scales(alpha, lambda scale, where: np.full(where.shape, 0.5, dtype=np.float32))
+    assert (alpha == 0.5).any() and alpha[1000, 1000] == 1
+    # Three bands along an edge of 6,800 pixels.
+    assert sum(looked) < 0.5 * 3 * alpha.size
 
 
 @each_mode

@@ -6,15 +6,17 @@ follow from their names; its merging case is the released code's own.
 
 What float32 can promise. The released run and this library add the same numbers in different orders. On golden's
 random weights, which amplify more than trained ones, the released run's own alphas are up to 2.4e-5 away from what
-float64 gives for the same network. So the network is compared in float64, where the machine makes no difference, with
+float64 gives for the same network. So the networks are compared in float64, where the machine makes no difference, with
 a bound just above the released run's own rounding; the float32 forms are compared with the float64 result.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from mam_model.m2m import AlphaPyramid, MaskToMatte
 from mam_model.matting import merge_targets, predict_pyramid
 from mam_model.merge import MergeOptions, merge, os8_weight, unknown_area
 from mam_model.prompt import Prompt
-from mam_model.sam import Sam, SamConfig
+from mam_model.sam import Embedding, Sam, SamConfig
 from tests.references import chain
 from tests.references.chain import furthest
 from tests.references.sparse import unpacked_bits, unpacked_sparse
@@ -226,6 +228,14 @@ def golden(request):
     return stored, steps, sam, m2m, sam.encode(stored["image"].float() / 255)
 
 
+@pytest.fixture(scope="module")
+def exact_embedding(golden) -> Embedding:
+    """Golden's picture, encoded in float64."""
+    stored, _, sam, _, _ = golden
+    with chain.in_float64():
+        return copy.deepcopy(sam).double().encode(stored["image"].float() / 255)
+
+
 def thinned(square: torch.Tensor, step: int) -> torch.Tensor:
     return square[..., ::step, ::step]
 
@@ -260,25 +270,26 @@ def test_the_published_masks_come_out(golden, kind):
 
 @needs_golden
 @pytest.mark.parametrize("kind", ["box", "point"])
-def test_the_published_alphas_come_out(golden, kind):
+def test_the_published_alphas_come_out(golden, exact_embedding, kind):
     """In float64 within the released run's own rounding; in float32 no further from float64 than a small multiple.
 
-    Measured at the worst pixel of os1: released run 2.3e-5 from float64, trained form 2e-5, folded form 4e-5; root
-    mean square 1.5e-6, 1.5e-6 and 2.9e-6. Another processor rounds SAM's features otherwise, by 6e-6, which these
-    weights amplify most at the published size: there the released run was 5.1e-5 away, root mean square 4e-6.
+    Measured at the worst pixel of os1: released run 2.7e-5 from float64, trained form by the processor 2e-5 to 3.6e-5,
+    folded form 4e-5; root mean square 2e-6, 1.5e-6 to 2.9e-6, and 2.9e-6. SAM's features are taken from float64, too:
+    each processor rounds them otherwise, by 7e-6, which these weights amplify.
     """
     stored, steps, sam, m2m, embedding = golden
     guidance = sam.decode(embedding, [golden_prompt(stored, kind)])
-    exact = chain.exact_pyramid(m2m, embedding, guidance)
-    trained = predict_pyramid(m2m, embedding, guidance)
-    folded = predict_pyramid(m2m.fold(), embedding, guidance)
+    exact = chain.exact_pyramid(m2m, exact_embedding, guidance)
+    rounded = replace(exact_embedding, features=exact_embedding.features.float())
+    trained = predict_pyramid(m2m, rounded, guidance)
+    folded = predict_pyramid(m2m.fold(), rounded, guidance)
     slack = 3 if guidance.frame.side == 1024 else 1
     for scale, truth, theirs, ours in zip(SCALES, scales(exact), scales(trained), scales(folded)):
         published = stored[f"{kind}.alpha_{scale}"]
         rounding = spread(thinned(truth, steps["alphas"]), published)
         assert furthest(thinned(truth, steps["alphas"]), published) < slack * 3e-5
-        assert rounding < slack * 2e-6
-        assert furthest(thinned(theirs, steps["alphas"]), published) < slack * 5e-5
+        assert rounding < slack * 2.5e-6
+        assert furthest(thinned(theirs, steps["alphas"]), published) < slack * 8e-5
         assert spread(theirs, truth) < 2 * rounding
         assert spread(ours, truth) < 3 * rounding
         assert furthest(ours, truth) < 1e-4
