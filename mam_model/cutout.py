@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .composite import fit_picture, over, parse_color, with_alpha
 from .foreground import estimate_foreground
-from .matting import MattingAnything, share_pixels
+from .instances import share_pixels
+from .matting import MattingAnything
 from .merge import MergeOptions
 from .photo import PHOTO_SUFFIXES, PhotoError, check_writable, read_mask, read_photo, write_picture
 from .prompt import Prompt, PromptError

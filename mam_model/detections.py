@@ -159,26 +159,27 @@ _PLACES = {
 # "On top" and "in back" without an article belong to a description ("cake with a cherry on top").
 _NEED_THE = "top|bottom|back|rear"
 _PLACE = "|".join(sorted(_PLACES, key=len, reverse=True))
-_WHERE = re.compile(
+# Patterns are compiled when the first text is read, by `re`, which keeps them: ComfyUI's start need not wait for that.
+_WHERE = (
     r"(?:^|[\s,]+)(?:(?:that|which|who) (?:is|are) )?"
     r"(?:(?:far|all the way|furthest|farthest) )?(?:on|at|in|to|from|towards) "
     rf"(?:the (?:far |very |extreme |outer )?|(?!(?:{_NEED_THE})$))(?P<place>{_PLACE})"
     r"(?: hand)?(?: side| edge| corner| half| end)?"
     r"(?: of the (?:picture|image|photo|photograph|frame|screen|scene|group|row))?$"
 )
-_HOW_FAR = re.compile(
+_HOW_FAR = (
     r"(?:^|[\s,]+)(?:the )?(?P<word>nearest|closest|farthest|furthest)"
     r"(?: (?:to|from) (?:the )?(?:camera|viewer|lens|front|us|me))?$"
 )
-_WHICH = re.compile(
+_WHICH = (
     rf"^(?:(?:(?P<ordinal>{_ORDINAL})|(?P<count>{_COUNT})) )?(?P<word>{'|'.join(_CORNERS)}|{_FIRST_WORD})"
     rf"(?: (?P<count_after>{_COUNT}))?(?: (?P<noun>.+))?$"
 )
-_NUMBERED = re.compile(
+_NUMBERED = (
     rf"^(?:(?P<ordinal>{_ORDINAL})|(?P<count>{_COUNT}))(?: (?P<noun>.+))?$|"
     rf"^(?P<noun_before>.+?) (?:the )?(?P<ordinal_after>{_ORDINAL})$"
 )
-_PARTS = re.compile(r'"([^"]*)"|“([^”]*)”|((?:(?<=\d)\.(?=\d)|[^"“.,;:?!\n，、；：。．？！])+)')
+_PARTS = r'"([^"]*)"|“([^”]*)”|((?:(?<=\d)\.(?=\d)|[^"“.,;:?!\n，、；：。．？！])+)'
 
 
 def read_phrases(text: str) -> tuple[Phrase, ...]:
@@ -197,7 +198,7 @@ def read_phrases(text: str) -> tuple[Phrase, ...]:
             f"The text has {len(text):,} characters, and at most {_LONGEST_TEXT:,} are read. Name only what to cut out."
         )
     phrases: list[Phrase] = []
-    for literal, curly, plain in _PARTS.findall(text):
+    for literal, curly, plain in re.findall(_PARTS, text):
         written = " ".join((literal or curly or plain).split())
         if not re.search(r"[^\W_]|[^\x00-\x7f]", written):
             continue
@@ -241,19 +242,19 @@ def _read_phrase(written: str) -> Phrase:
     # Other hyphens stay, because they belong to names such as t-shirt.
     words = _without_articles(re.sub(rf"\b({_ORDINAL}|top|upper|bottom|lower)-(?={_FIRST_WORD}\b)", r"\1 ", words))
     rest, order = words, None
-    if where := _WHERE.search(words):
+    if where := re.search(_WHERE, words):
         rest, order = words[: where.start()], _PLACES[where["place"]]
-    elif how_far := _HOW_FAR.search(words):
+    elif how_far := re.search(_HOW_FAR, words):
         rest, order = words[: how_far.start()], _SUPERLATIVES[how_far["word"]]
     if order is None:
-        if not (which := _WHICH.match(words)):
+        if not (which := re.match(_WHICH, words)):
             return Phrase(written, words)
         place = _place(
             (_SUPERLATIVES | _CORNERS)[which["word"]], which["ordinal"], which["count"] or which["count_after"]
         )
         return Phrase(written, _noun(which["noun"]), place)
     rest = _without_articles(rest)
-    if numbered := _NUMBERED.match(rest):
+    if numbered := re.match(_NUMBERED, rest):
         noun = numbered["noun"] or numbered["noun_before"]
         place = _place(order, numbered["ordinal"] or numbered["ordinal_after"], numbered["count"])
         return Phrase(written, _noun(noun), place)

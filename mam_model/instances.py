@@ -203,3 +203,32 @@ def merge_frames(instances: Instances, alphas: Tensor) -> Tensor:
     for entry, alpha in zip(instances.entries, alphas):
         frames[entry.frame] += alpha
     return frames.clamp_(0, 1)
+
+
+def share_pixels(alphas: Tensor) -> Tensor:
+    """Settles overlaps, so that the alphas of one frame sum to at most 1 everywhere.
+
+    From the nearest instance to the farthest, each keeps of its claim what those before it have left over: hair that
+    falls over somebody behind stays whole, and the one behind gives way. Where the claims fit, nothing changes. Which
+    instance is nearer is guessed as in a photo of people on common ground: the one that reaches farther down, and of
+    two that reach equally far the larger one.
+
+    Args:
+        alphas: float [T, H, W] in 0..1.
+    Returns:
+        float [T, H, W], a new tensor, in the order of the input.
+    """
+    shares = torch.empty_like(alphas)
+    left_over = torch.ones_like(alphas[0]) if len(alphas) else None
+    for target in _nearest_first(alphas):
+        shares[target] = torch.minimum(alphas[target], left_over)
+        left_over = left_over - shares[target]
+    return shares
+
+
+def _nearest_first(alphas: Tensor) -> list[int]:
+    def nearness(target: int) -> tuple[int, float]:
+        rows = torch.nonzero((alphas[target] > 0.5).any(dim=1)).flatten()
+        return (int(rows[-1]) if len(rows) else -1, float(alphas[target].sum()))
+
+    return sorted(range(len(alphas)), key=nearness, reverse=True)

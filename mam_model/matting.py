@@ -13,6 +13,7 @@ from .frame import Frame
 from .m2m import AlphaPyramid, FoldedMaskToMatte, MaskToMatte, PictureFeatures
 from .merge import PUBLISHED_MERGE, MergeOptions, merge, merge_scales, merges_in_arrays, reach, reach_of_box
 from .partial import PartialPyramid
+from .picture import check_picture
 from .prompt import Prompt
 from .sam import Embedding, Guidance, Sam
 from .scribble import with_certain_strokes
@@ -209,45 +210,3 @@ def merge_targets(pyramid: AlphaPyramid, guidance: Guidance, options: MergeOptio
         # The bands in which finer scales replace the mask reach over what the user said.
         alphas[target] = alpha if prompt.scribbles is None else with_certain_strokes(alpha, prompt.scribbles)
     return alphas
-
-
-def share_pixels(alphas: Tensor) -> Tensor:
-    """Settles overlaps, so that the alphas of one frame sum to at most 1 everywhere.
-
-    From the nearest instance to the farthest, each keeps of its claim what those before it have left over: hair that
-    falls over somebody behind stays whole, and the one behind gives way. Where the claims fit, nothing changes. Which
-    instance is nearer is guessed as in a photo of people on common ground: the one that reaches farther down, and of
-    two that reach equally far the larger one.
-
-    Args:
-        alphas: float [T, H, W] in 0..1.
-    Returns:
-        float [T, H, W], a new tensor, in the order of the input.
-    """
-    shares = torch.empty_like(alphas)
-    left_over = torch.ones_like(alphas[0]) if len(alphas) else None
-    for target in _nearest_first(alphas):
-        shares[target] = torch.minimum(alphas[target], left_over)
-        left_over = left_over - shares[target]
-    return shares
-
-
-def _nearest_first(alphas: Tensor) -> list[int]:
-    def nearness(target: int) -> tuple[int, float]:
-        rows = torch.nonzero((alphas[target] > 0.5).any(dim=1)).flatten()
-        return (int(rows[-1]) if len(rows) else -1, float(alphas[target].sum()))
-
-    return sorted(range(len(alphas)), key=nearness, reverse=True)
-
-
-def check_picture(image: Tensor) -> None:
-    """Refuses what is not a picture.
-
-    Raises:
-        ValueError: unless `image` is a finite [H, W, C] tensor with at least one pixel and three channels.
-    """
-    if image.ndim != 3 or image.shape[-1] < 3 or 0 in image.shape:
-        shape = " x ".join(str(n) for n in image.shape)
-        raise ValueError(f"A picture has the shape height x width x 3 (red, green, blue); this one is {shape}.")
-    if not torch.isfinite(image).all():
-        raise ValueError("The picture holds NaN or infinite values. Look at the node that made it.")

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .frame import Frame
-from .m2m import AlphaPyramid
 from .morphology import dilated, eroded
 from .regions import Window, strips
+
+if TYPE_CHECKING:
+    from .m2m import AlphaPyramid
 
 # Alpha closer to 0 or 1 than one 8-bit level counts as certain.
 _LEVEL = 1.0 / 255.0

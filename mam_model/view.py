@@ -6,6 +6,7 @@ import colorsys
 import math
 from collections.abc import Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,12 +15,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .composite import over
-from .detections import Detection, Phrase
 from .frame import Frame
 from .lettering import font_for
-from .m2m import AlphaPyramid
 from .prompt import Scribble
-from .sam import Embedding, Guidance
+
+if TYPE_CHECKING:
+    from .detections import Detection, Phrase
+    from .m2m import AlphaPyramid
+    from .sam import Embedding, Guidance
 
 # Told apart by people who see colours differently (Okabe and Ito, "Color Universal Design", 2008).
 TARGET_COLORS = (

@@ -21,7 +21,7 @@ from ..mam_model.composite import (
 )
 from ..mam_model.composite import light_wrap as wrap_light
 from ..mam_model.instances import Instance, Instances
-from ..mam_model.matting import check_picture
+from ..mam_model.picture import check_picture
 from . import sockets
 from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures
 from .models import on_device_or_processor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import comfy.model_base
 import comfy.model_management
 import torch
@@ -9,11 +11,13 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 from torch import Tensor
 
-from ..mam_model.in_context.decoder import DecoderConfig
 from ..mam_model.in_context.errors import InContextError
 from ..mam_model.in_context.taps import TIMESTEP, Capture
 from ..mam_model.published import sources
 from .diffusion_taps import tapping_options
+
+if TYPE_CHECKING:
+    from ..mam_model.in_context.decoder import DecoderConfig
 
 _TEXT_CHANNELS = 1024
 _LOAD_THIS = (

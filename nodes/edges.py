@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..mam_model.edge import EdgeOptions, adjust_edge
-from ..mam_model.matting import check_picture
+from ..mam_model.picture import check_picture
 from ..mam_model.trimap import trimap_adaptive, trimap_from_mask
 from . import sockets
 from .batch import as_output, check_same_size, frame_of, in_steps, in_steps_of_parts, masks, pair_count, pictures

@@ -10,8 +10,9 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..mam_model.frame import Frame
-from ..mam_model.matting import check_picture, share_pixels
+from ..mam_model.instances import share_pixels
 from ..mam_model.merge import MergeOptions
+from ..mam_model.picture import check_picture
 from ..mam_model.prompt import Prompt, PromptError
 from . import live, sockets
 from .batch import as_output, in_steps, pictures

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..mam_model.frame import Frame
-from ..mam_model.matting import check_picture
-from ..mam_model.sam import Embedding
+from ..mam_model.picture import check_picture
 from .models import SharedModel, SharedSam, load_together
+
+if TYPE_CHECKING:
+    from ..mam_model.sam import Embedding
 
 
 class PictureEmbedding(list):
@@ -29,6 +32,8 @@ class PictureEmbedding(list):
 
     @property
     def embedding(self) -> Embedding:
+        from ..mam_model.sam import Embedding
+
         features, content = self
         return Embedding(features, content, self.frame)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import comfy.model_management
 import comfy.utils
 import torch
@@ -9,14 +11,15 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..mam_model import view
-from ..mam_model.everything import EverythingOptions, find_everything, one_by_one, parts_cut_out
-from ..mam_model.sam import Embedding, Guidance
 from . import sockets
 from .batch import pictures
 from .embeddings import embeddings_of
 from .mattes import MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, merge_options
 from .models import SharedM2M, SharedSam, load_together
 from .previews import MOST_FRAMES, show
+
+if TYPE_CHECKING:
+    from ..mam_model.sam import Embedding, Guidance
 
 # Larger steps are no faster on a CPU and let the user wait longer for a cancelled graph to stop.
 _POINTS_PER_STEP = 16
@@ -190,6 +193,8 @@ class MatteEverything(io.ComfyNode):
         mask_nms: float = 0.7,
         **merge_settings,
     ) -> io.NodeOutput:
+        from ..mam_model.everything import EverythingOptions, find_everything, one_by_one, parts_cut_out
+
         image = pictures(image)
         merging = merge_options(**merge_settings)
         options = EverythingOptions(

@@ -18,7 +18,7 @@ from ..mam_model.in_context.fit import Fit
 from ..mam_model.in_context.matching import Match, Networks, match, take_reference
 from ..mam_model.in_context.reference import DEFAULT_REACH, MaskIs, Reference
 from ..mam_model.instances import Instances, describe
-from ..mam_model.matting import check_picture
+from ..mam_model.picture import check_picture
 from ..mam_model.prompt import Prompt, PromptError, PromptSet
 from . import sockets
 from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures

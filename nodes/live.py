@@ -21,20 +21,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from ..mam_model.frame import Frame
-from ..mam_model.m2m import FoldedMaskToMatte, MaskToMatte, PictureFeatures
-from ..mam_model.matting import matte_targets
 from ..mam_model.merge import MergeOptions
 from ..mam_model.prompt import Prompt
-from ..mam_model.sam import Embedding, Guidance, Sam
 from .drawing import DrawnPrompt, size_of_coordinates
 from .embeddings import PictureEmbedding
 from .models import SharedM2M, SharedModel, SharedSam
+
+if TYPE_CHECKING:
+    from ..mam_model.m2m import FoldedMaskToMatte, PictureFeatures
+    from ..mam_model.sam import Embedding, Guidance, Sam
 
 STAGES = ("mask", "matte")
 
@@ -124,6 +126,8 @@ class ModelsEngine:
         Raises:
             SessionGone: when models or embedding left the memory.
         """
+        from ..mam_model.matting import matte_targets
+
         sam, m2m = (copy() for copy in self._copies)
         picture = self._embedding()
         if sam is None or m2m is None or picture is None:
@@ -408,6 +412,8 @@ def _copied(shared: SharedModel, copy: Callable[[nn.Module], nn.Module]) -> nn.M
 
 def _copy_of_sam(network: Sam) -> Sam:
     """SAM without its encoder, in float32 on the CPU."""
+    from ..mam_model.sam import Sam
+
     with torch.device("meta"):
         copy = Sam(network.config)
     copy.image_encoder = nn.Identity()
@@ -415,6 +421,8 @@ def _copy_of_sam(network: Sam) -> Sam:
 
 
 def _copy_of_m2m(network: FoldedMaskToMatte) -> FoldedMaskToMatte:
+    from ..mam_model.m2m import MaskToMatte
+
     with torch.device("meta"):
         copy = MaskToMatte().fold()
     return _with_weights_of(network, copy)

@@ -7,8 +7,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..mam_model.instances import Instance, Instances, describe
-from ..mam_model.matting import share_pixels
+from ..mam_model.instances import Instance, Instances, describe, share_pixels
 from ..mam_model.merge import MergeOptions
 from ..mam_model.native_detail import sharpen_targets
 from ..mam_model.prompt import Prompt

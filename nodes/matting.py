@@ -6,7 +6,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..mam_model.matting import check_picture
+from ..mam_model.picture import check_picture
 from ..mam_model.prompt import Prompt, PromptError, PromptSet
 from . import sockets
 from .batch import check_same_size, frame_of, in_steps, masks, pair_count, pictures

@@ -1,4 +1,5 @@
 """Model files -> networks, one copy per process, moved and evicted by ComfyUI's memory management."""
+# Networks are imported where they are used, here and in every node, so that ComfyUI does not start later for them.
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import comfy.model_management
 import comfy.model_patcher
@@ -19,15 +20,15 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..mam_model.batched import bytes_per_target
 from ..mam_model.frame import Frame
-from ..mam_model.m2m import AlphaPyramid, PictureFeatures
-from ..mam_model.matting import matte_targets, predict_pyramid
 from ..mam_model.merge import MergeOptions
 from ..mam_model.out_of_memory import halving, says_memory_is_full
 from ..mam_model.prompt import Prompt
 from ..mam_model.published import PUBLISHED, PublishedFile, download, published_file, sha256_of, sources
-from ..mam_model.sam import Embedding, Guidance
+
+if TYPE_CHECKING:
+    from ..mam_model.m2m import AlphaPyramid, PictureFeatures
+    from ..mam_model.sam import Embedding, Guidance
 
 T = TypeVar("T")
 
@@ -309,6 +310,8 @@ class SharedM2M(SharedModel):
 
     def matting_bytes(self, height: int, width: int) -> int:
         """What one target of a picture of this size needs beside the weights."""
+        from ..mam_model.batched import bytes_per_target
+
         return bytes_per_target(Frame(height, width), self.dtype.itemsize)
 
     def look_at(self, embedding: Embedding) -> PictureFeatures:
@@ -317,11 +320,15 @@ class SharedM2M(SharedModel):
 
     def predict(self, embedding: Embedding, guidance: Guidance) -> AlphaPyramid:
         """The whole pyramid of every target, on the CPU, after `load`. See `predict_pyramid`."""
+        from ..mam_model.matting import predict_pyramid
+
         at_once = self.fitting(self.predicting_bytes, _TARGETS_AT_ONCE)
         return self.within_memory(lambda n: predict_pyramid(self.network, embedding, guidance, n, "cpu"), at_once)
 
     def matte(self, picture: Embedding | PictureFeatures, guidance: Guidance, options: MergeOptions) -> Tensor:
         """The mattes of every target, float32 [T, H, W] on the CPU, after `load`. See `matte_targets`."""
+        from ..mam_model.matting import matte_targets
+
         frame = guidance.frame
         at_once = self.fitting(self.matting_bytes(frame.height, frame.width), _TARGETS_AT_ONCE)
         return self.within_memory(lambda n: matte_targets(self.network, picture, guidance, options, n), at_once)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..mam_model import view
-from ..mam_model.m2m import AlphaPyramid
-from ..mam_model.matting import merge_targets
 from ..mam_model.prompt import PromptSet
-from ..mam_model.sam import Guidance
 from . import sockets
 from .batch import as_output, frame_of, in_steps, pair_count, pictures
 from .embeddings import Embeddings, embeddings_of
 from .mattes import DETAIL_INPUT, MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, in_detail, merge_options
 from .models import SharedM2M, SharedSam
 from .previews import show
+
+if TYPE_CHECKING:
+    from ..mam_model.m2m import AlphaPyramid
+    from ..mam_model.sam import Guidance
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +180,8 @@ class RefineMerge(io.ComfyNode):
     def execute(
         cls, alphas: list[FramePyramid], detail: str = "1024", image: Tensor | None = None, **merge_settings
     ) -> io.NodeOutput:
+        from ..mam_model.matting import merge_targets
+
         mattes = MatteBatch()
         options = merge_options(**merge_settings)
         batches = {"alphas": alphas}

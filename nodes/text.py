@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..mam_model import detections as boxes
 from ..mam_model import view
-from ..mam_model.matting import check_picture
+from ..mam_model.picture import check_picture
 from ..mam_model.prompt import PromptError, PromptSet
 from . import sockets
 from .batch import in_steps, pictures

@@ -23,6 +23,8 @@ SCRIPTS_OF_THE_PAGE = sorted(path for kind in ("*.js", "*.mjs") for path in (ROO
 
 COMFYUI_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "server", "folder_paths", "execution"}
 COMFYUI_MODULES |= {"nodes", "node_helpers", "latent_preview"}
+# The library's files that define networks.
+NETWORKS = ("sam", "image_encoder", "mask_decoder", "m2m", "refiner", "in_context.decoder", "in_context.fusion")
 HEAVY_MODULES = ("cv2", "pymatting", "scipy", "numba", "transformers", "segment_anything", "skimage", "torchvision")
 
 
@@ -237,6 +239,7 @@ def test_importing_the_pack_imports_nothing_heavy(imported_pack):
     assert nodes > 25
     assert any(module.endswith("nodes.matting") for module in modules)
     assert [module for module in modules if module.split(".")[0] in HEAVY_MODULES] == []
+    assert [module for module in modules if module.partition("mam_model.")[2] in NETWORKS] == []
 
 
 def test_importing_the_pack_takes_no_time(imported_pack):

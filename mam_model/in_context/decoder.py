@@ -11,12 +11,9 @@ from torch import Tensor, nn
 
 from .detail import DetailDecoder
 from .errors import InContextError
+from .fit import CELL_PX, LATENT_PX
 from .fusion import InContextFusion
 from .taps import Taps
-
-# Pixels of the square under one cell of the fine grid, and under one number of a latent.
-CELL_PX = 16
-LATENT_PX = 8
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Pixels of the square under one cell of the fine grid, and under one number of a latent.
+CELL_PX = 16
+LATENT_PX = 8
 # Mid-grey, which is 0 where the network looks at it.
 _PADDING = 0.5
 

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..prompt import Prompt
-from .decoder import LATENT_PX
 from .errors import InContextError
-from .fit import Fit, Square
+from .fit import LATENT_PX, Fit, Square
 from .reference import DEFAULT_REACH, MaskIs, Reference, marks_of, region_mask
 from .taps import Capture, Taps, Wanted, capture_taps, ensemble_noise, noised
 

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..prompt import Prompt, Scribble
-from .decoder import CELL_PX
 from .errors import InContextError
-from .fit import Fit, Square
+from .fit import CELL_PX, Fit, Square
 
 # The paper extends points and scribbles by each seed's m most attended cells but gives no m. 64 of 2304 cells are a
 # square of 8 x 8 around a lone point: enough to matter, and on nearly every subject not beyond it.

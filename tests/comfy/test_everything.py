@@ -141,15 +141,15 @@ def test_a_search_stops_within_one_step_when_the_user_cancels(comfy, graph, monk
 
 
 def test_mattes_stop_within_one_when_the_user_cancels(comfy, graph, monkeypatch):
-    models = comfy.module("nodes.models")
-    matted, original = [], models.matte_targets
+    matting = comfy.module("mam_model.matting")
+    matted, original = [], matting.matte_targets
 
     def matte(*args):
         matted.append(1)
         comfy._nodes.interrupt_processing()
         return original(*args)
 
-    monkeypatch.setattr(models, "matte_targets", matte)
+    monkeypatch.setattr(matting, "matte_targets", matte)
     run = comfy.run(graph(pictures(1, 32, 48), **FIND_NOISE))
     assert run.interrupted and len(matted) == 1
 

@@ -146,10 +146,10 @@ def test_the_semantic_matte_of_one_target_is_its_matte(comfy, tensors, tiny_sam,
 
 
 def test_the_semantic_matte_shows_mask_to_matte_the_united_masks(comfy, tensors, tiny_sam, tiny_m2m, monkeypatch):
-    models = comfy.module("nodes.models")
+    matting = comfy.module("mam_model.matting")
     seen = []
-    matte = models.matte_targets
-    monkeypatch.setattr(models, "matte_targets", lambda m, e, g, *rest: seen.append(g) or matte(m, e, g, *rest))
+    matte = matting.matte_targets
+    monkeypatch.setattr(matting, "matte_targets", lambda m, e, g, *rest: seen.append(g) or matte(m, e, g, *rest))
     graph = {
         "image": node(tensors(pictures(1))),
         "prompt": boxes("2 2 20 40\n30 5 60 40"),

@@ -104,7 +104,7 @@ def test_targets_that_do_not_fit_together_go_in_smaller_steps(
 ):
     usual = matte_of(comfy, graph, whole)
     comfy.reset()
-    asked = room(monkeypatch, models, "matte_targets", lambda *args: args[-1], 2, error)
+    asked = room(monkeypatch, comfy.module("mam_model.matting"), "matte_targets", lambda *args: args[-1], 2, error)
     torch.testing.assert_close(matte_of(comfy, graph, whole), usual, atol=2e-3, rtol=0)
     assert asked == 3 * [8, 4, 2]
     assert len(said()) == 6 and all("tiny_m2m" in line for line in said())
@@ -148,7 +148,12 @@ def test_an_error_that_has_nothing_to_do_with_memory_is_shown_at_once(
     comfy, graph, models, like_a_gpu, said, monkeypatch
 ):
     asked = room(
-        monkeypatch, models, "matte_targets", lambda *args: args[-1], 0, lambda: RuntimeError("the cable is loose")
+        monkeypatch,
+        comfy.module("mam_model.matting"),
+        "matte_targets",
+        lambda *args: args[-1],
+        0,
+        lambda: RuntimeError("the cable is loose"),
     )
     run = comfy.run(graph(whole))
     assert run.failed_node == "mattes" and "the cable is loose" in run.error
@@ -157,7 +162,7 @@ def test_an_error_that_has_nothing_to_do_with_memory_is_shown_at_once(
 
 def test_cancelling_is_not_taken_for_full_memory(comfy, graph, models, like_a_gpu, said, monkeypatch):
     cancelled = models.comfy.model_management.InterruptProcessingException
-    asked = room(monkeypatch, models, "matte_targets", lambda *args: args[-1], 0, cancelled)
+    asked = room(monkeypatch, comfy.module("mam_model.matting"), "matte_targets", lambda *args: args[-1], 0, cancelled)
     assert comfy.run(graph(whole)).interrupted
     assert asked == [8] and said() == []
 

@@ -108,7 +108,7 @@ def test_the_features_are_those_of_segment_anythings_encoder(form, threads):
 @full_size
 @pytest.mark.parametrize("form", ["B", "L of 2 blocks", "H of 2 blocks"])
 def test_the_features_are_the_same_at_the_published_size(form):
-    """Measured 4e-6 for B."""
+    """Measured: 4e-6 (B), and 1.05e-5 (L and H) on a processor without AVX-512, where oneDNN sums up in other runs."""
     config = PUBLISHED[form[0]]
     if form != "B":
         config = replace(config, depth=2, global_attention=(1,))
@@ -117,7 +117,9 @@ def test_the_features_are_the_same_at_the_published_size(form):
     with torch.inference_mode():
         theirs = published(images)
         ours = of_the_same_weights(published, config)(images)
-    assert (ours - theirs).abs().max() < 1e-5
+    apart = (ours - theirs).abs()
+    assert apart.max() < 1.5e-5
+    assert apart.square().mean().sqrt() < 2.5e-6
 
 
 @pytest.mark.parametrize("form", PUBLISHED)

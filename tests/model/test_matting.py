@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mam_model.matting import MattingAnything, check_picture, share_pixels
+from mam_model.instances import share_pixels
+from mam_model.matting import MattingAnything
 from mam_model.merge import MergeOptions
+from mam_model.picture import check_picture
 from mam_model.prompt import Prompt
 from tests.references import chain
 
