@@ -37,6 +37,14 @@ def pytest_addoption(parser):
     parser.addoption("--gpu", action="store_true", help="let ComfyUI use the GPU (by default it runs on the CPU)")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Seeds PyTorch before each test and its fixtures: one that draws weights of its own draws the same in any run."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 def pytest_collection_modifyitems(config, items):
     suites = {item.path.relative_to(TESTS).parts[0] for item in items}
     if len(suites) > 1:

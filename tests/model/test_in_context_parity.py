@@ -25,6 +25,8 @@ from tests.references.chain import furthest
 GOLDEN = in_context.GOLDEN
 # The released run and this library add the same numbers in the same order; other processors do not.
 TOLERANCE = 1e-5
+# Of features, which are not limited to 0..1: 2e-5 was measured on a processor without AVX-512.
+FEATURE_TOLERANCE = 5e-5
 
 needs_golden = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason="the released code's numbers, ../shared/golden/iconmatting, are not on this machine"
@@ -79,7 +81,7 @@ def test_every_step_of_the_released_decoder_comes_out():
     maps = (taps.coarse_attention, taps.fine_attention)
     for propagate, attention, name in zip(fusion.attn_module_list, maps, ("guid0", "guid1")):
         assert furthest(propagate(attention, similarity), stored[name]) < TOLERANCE
-    assert furthest(fusion((taps.coarse, taps.fine), maps, similarity), stored["fused"]) < TOLERANCE
+    assert furthest(fusion((taps.coarse, taps.fine), maps, similarity), stored["fused"]) < FEATURE_TOLERANCE
     assert furthest(decoder(taps, stored["image"].float(), similarity), stored["alpha"]) < TOLERANCE
 
 
