@@ -296,21 +296,25 @@ class PreviewMatte(io.ComfyNode):
     ) -> io.NodeOutput:
         image, alpha = pictures(image), masks(alpha)
         check_same_size(image, alpha)
-        captions = None
         if instances is not None:
             instances.check(alpha)
             pair_count(image=image, instances=range(instances.frame_count))
-            if len(image) > 1:
-                image = image[[entry.frame for entry in instances.entries]]
+            frames = [entry.frame for entry in instances.entries]
             captions = [_caption(entry) for entry in instances.entries]
-        shown = []
-        for index in in_steps(pair_count(image=image, alpha=alpha)):
+        else:
+            frames = range(pair_count(image=image, alpha=alpha))
+            captions = [f"frame {index}" for index in frames]
+        shown = None
+        for index in in_steps(len(frames)):
             matte = frame_of(alpha, index).float().clamp(0, 1)
-            shown.append(as_output(_seen(frame_of(image, index).to(matte), matte, view, color)))
+            seen = _seen(frame_of(image, frames[index]).to(matte), matte, view, color)
+            if shown is None:
+                # Filled in place: a list of the views and their stack would need twice the memory of the result.
+                shown = as_output(torch.empty(len(frames), *seen.shape))
+            shown[index] = seen
         if layout == "contact sheet":
-            captions = captions or [f"frame {index}" for index in range(len(shown))]
-            shown = [as_output(looks.contact_sheet(shown, captions))]
-        return io.NodeOutput(torch.stack(shown), ui=show(shown))
+            shown = as_output(looks.contact_sheet(shown, captions))[None]
+        return io.NodeOutput(shown, ui=show(shown))
 
 
 def _caption(entry: Instance) -> str:
