@@ -21,9 +21,8 @@ from ..mam_model.composite import (
 )
 from ..mam_model.composite import light_wrap as wrap_light
 from ..mam_model.instances import Instance, Instances
-from ..mam_model.matting import check_picture
 from . import sockets
-from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures
+from .batch import as_output, check_frame, check_same_size, frame_of, in_steps, masks, pair_count, pictures
 from .models import on_device_or_processor
 from .previews import show
 
@@ -226,7 +225,7 @@ class Composite(io.ComfyNode):
         composites, cutouts = (as_output(torch.empty(count, height, width, channels)) for channels in (3, 4))
         for index in in_steps(count):
             for name in batches.keys() - {"alpha"}:
-                check_picture(frame_of(batches[name], index))
+                check_frame(batches[name], index)
             composites[index], cutouts[index] = on_device_or_processor(partial(compose, index), "Composite")
         return io.NodeOutput(composites, cutouts)
 

@@ -291,3 +291,17 @@ def test_a_composite_that_does_not_fit_on_the_graphics_card_is_made_on_the_proce
     assert run.ok, run.error
     assert len(asked) == 3 and torch.equal(run.output("composite"), usual)
     assert len(said()) == 1 and "on the processor" in said()[0]
+
+
+@pytest.mark.parametrize("node_id", ["MAM_Composite", "MAM_ForegroundColor"])
+def test_a_picture_that_serves_a_clip_is_looked_through_once(comfy, monkeypatch, node_id):
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    looked_through, isfinite = [], torch.isfinite
+
+    def counted(tensor):
+        looked_through.append(tensor.shape)
+        return isfinite(tensor)
+
+    monkeypatch.setattr(torch, "isfinite", counted)
+    comfy.node(node_id).execute(pictures(3, 20, 30), torch.rand(1, 20, 30), pictures(1, 20, 30, seed=1))
+    assert looked_through.count((20, 30, 3)) == 4
