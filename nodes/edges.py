@@ -297,7 +297,7 @@ class ForegroundColor(io.ComfyNode):
     def execute(
         cls, image: Tensor, alpha: Tensor, background: Tensor | None = None, where_clear: str = "estimated"
     ) -> io.NodeOutput:
-        from ..mam_model.foreground import CLEAR_COLORS, estimate_foreground, fill_where_clear
+        from ..mam_model.foreground import CLEAR_COLORS, estimate_foreground, fill_where_clear, foreground_bytes
 
         image, alpha = pictures(image), masks(alpha)
         check_same_size(image, alpha)
@@ -315,12 +315,15 @@ class ForegroundColor(io.ComfyNode):
             return subject, behind
 
         count = pair_count(**batches)
+        height, width = image.shape[1:3]
+        # Of each pixel there are the colour, the alpha and the known background, in float32.
+        memory_bytes = foreground_bytes(height, width) + 28 * height * width
         foregrounds, backgrounds = (as_output(torch.empty(count, *image.shape[1:])) for _ in range(2))
         for index in in_steps(count):
             for name in batches.keys() - {"alpha"}:
                 check_frame(batches[name], index)
             foregrounds[index], backgrounds[index] = on_device_or_processor(
-                partial(estimate, index), "Foreground Color"
+                partial(estimate, index), memory_bytes, "Foreground Color"
             )
         return io.NodeOutput(foregrounds, backgrounds, ui=show(foregrounds))
 

@@ -143,21 +143,31 @@ def with_fewer(work: Callable[[int], T], at_once: int, name: str) -> T:
     return halving(work, at_once, is_out_of_memory, tell)
 
 
-def on_device_or_processor(work: Callable[[torch.device], T], name: str) -> T:
+def on_device_or_processor(work: Callable[[torch.device], T], memory_bytes: int, name: str) -> T:
     """What `work` gives on ComfyUI's device, or on the processor if the memory is full. The log says so.
+
+    Only inside a node's execute.
 
     Args:
         work: without a network: what it needs is brought to the device that it is given.
+        memory_bytes: what it takes there at most. If less is free, ComfyUI is asked to let models go.
         name: of what works, for the log.
     """
+    management = comfy.model_management
+    device = management.get_torch_device()
+    if not management.is_device_cpu(device):
+        needed = memory_bytes + management.extra_reserved_memory()
+        # ComfyUI would look for itself, but empty PyTorch's cache too, and that for each frame of a clip.
+        if management.get_free_memory(device) < needed:
+            management.free_memory(needed, device)
     try:
-        return work(comfy.model_management.get_torch_device())
+        return work(device)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     # Only here is the error gone, whose traceback kept alive everything that the attempt had made.
     logging.warning("Matting Anything: memory is full, %s goes on on the processor, which is slower.", name)
-    comfy.model_management.soft_empty_cache()
+    management.soft_empty_cache()
     return work(torch.device("cpu"))
 
 

@@ -309,6 +309,22 @@ def test_back_on_the_card_a_network_takes_the_room_of_half_precision_again(model
     assert taken[0] == taken[1] == models.comfy.model_management.module_size(m2m.network) // 2
 
 
+def test_work_without_a_network_makes_room_for_itself_where_too_little_is_free(models, tiny_sam, card):
+    card(20)
+    sam = models.shared_sam(tiny_sam, "fp32")
+    sam.load(0)
+    free = models.comfy.model_management.get_free_memory() - models.comfy.model_management.extra_reserved_memory()
+
+    def on_card(device: torch.device) -> set[str]:
+        assert device.type == "meta"
+        return devices_of(sam)
+
+    assert models.on_device_or_processor(on_card, int(free), "it") == {"meta"}
+    # ComfyUI takes as much away as is asked for, and puts it back when SAM is loaded again.
+    assert models.on_device_or_processor(on_card, int(free) + 2**20, "it") == {"cpu", "meta"}
+    assert models.on_device_or_processor(on_card, int(free) + 2**30, "it") == {"cpu"}
+
+
 def test_a_batch_that_is_encoded_does_not_drive_mask_to_matte_from_a_card_that_is_nearly_full(
     comfyui, models, tiny_sam, tiny_m2m, card, monkeypatch
 ):
