@@ -14,6 +14,7 @@ _SMALL_PX = 32
 # Few enough pixels for a CPU's cache; a GPU wants many at once.
 _STRIP_PX = 1 << 17
 _GPU_STRIP_PX = 1 << 22
+_SMALL_ITERATIONS, _BIG_ITERATIONS = 10, 2
 # What rounds to 0 in an 8-bit file.
 _CLEAR = 0.5 / 255
 
@@ -25,8 +26,8 @@ def estimate_foreground(
     *,
     regularization: float = 1e-5,
     gradient_weight: float = 1.0,
-    small_iterations: int = 10,
-    big_iterations: int = 2,
+    small_iterations: int = _SMALL_ITERATIONS,
+    big_iterations: int = _BIG_ITERATIONS,
     return_background: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The foreground F of image = alpha * F + (1 - alpha) * B, smooth where the matte is.
@@ -98,6 +99,16 @@ def estimate_foreground(
     if single:
         front, behind = front[0], behind[0]
     return (front, behind) if return_background else front
+
+
+def foreground_bytes(height: int, width: int) -> int:
+    """What `estimate_foreground` takes at most on a GPU for one picture, its results among it but not what it is given.
+
+    Counted, the tensors that live at once are 229 bytes for each pixel of a picture that is worked in one strip; of a
+    larger one 30 for each pixel and 237 for each pixel of a strip with its overlap.
+    """
+    pixels = height * width
+    return 30 * pixels + 240 * min(pixels, _GPU_STRIP_PX + 4 * _BIG_ITERATIONS * width)
 
 
 def fill_where_clear(foreground: Tensor, alpha: Tensor, color: tuple[float, float, float]) -> Tensor:

@@ -11,6 +11,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..mam_model.matting import check_picture
+
 T = TypeVar("T")
 
 # Into how many shares of the progress bar a step of several parts is divided.
@@ -97,6 +99,17 @@ def pair_count(**batches: Sized) -> int:
 def frame_of(batch: Sequence[T] | Tensor, index: int) -> T | Tensor:
     """Frame `index` of a batch, or its only one."""
     return batch[index if len(batch) > 1 else 0]
+
+
+def check_frame(batch: Tensor, index: int) -> None:
+    """`check_picture` of frame `index` of a batch; the only one of a batch, which serves all frames, is checked once.
+
+    Args:
+        batch: [B, H, W, 3].
+        index: 0, 1, 2 and so on, one call after the other.
+    """
+    if index < len(batch):
+        check_picture(batch[index])
 
 
 def check_same_size(image: Tensor, mask: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -21,9 +22,8 @@ from ..mam_model.composite import (
 )
 from ..mam_model.composite import light_wrap as wrap_light
 from ..mam_model.instances import Instance, Instances
-from ..mam_model.picture import check_picture
 from . import sockets
-from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures
+from .batch import as_output, check_frame, check_same_size, frame_of, in_steps, masks, pair_count, pictures
 from .models import on_device_or_processor
 from .previews import show
 
@@ -222,13 +222,46 @@ class Composite(io.ComfyNode):
             return composite, premultiplied(cutout) if cutout_alpha == "premultiplied" else cutout
 
         count = pair_count(**batches)
+        memory_bytes = _composing_bytes(
+            image.shape[1:3],
+            (height, width),
+            batches["background"].shape[1:3] if background is not None else (0, 0),
+            scale if canvas == "background" else 0,
+            edge_color == "estimated",
+        )
         # Filled in place: lists of the frames and their stacks would need twice the memory of the result.
         composites, cutouts = (as_output(torch.empty(count, height, width, channels)) for channels in (3, 4))
         for index in in_steps(count):
             for name in batches.keys() - {"alpha"}:
-                check_picture(frame_of(batches[name], index))
-            composites[index], cutouts[index] = on_device_or_processor(partial(compose, index), "Composite")
+                check_frame(batches[name], index)
+            composites[index], cutouts[index] = on_device_or_processor(
+                partial(compose, index), memory_bytes, "Composite"
+            )
         return io.NodeOutput(composites, cutouts)
+
+
+def _composing_bytes(
+    image: Sequence[int], canvas: Sequence[int], background: Sequence[int], scale: float, estimates: bool
+) -> int:
+    """What one frame takes at most on a GPU, its result among it.
+
+    Counted were the tensors that live at once, in the three steps of which the hungriest decides: the estimate of the
+    foreground; 64 bytes for each pixel of the subject that is placed, beside which lie 32 for each pixel it has after
+    scaling, or 16 of those and 80 for each pixel of the canvas; and for blending, in linear light or with light wrap,
+    up to 106 for each pixel of the canvas and 12 for each of the background.
+
+    Args:
+        image, canvas, background: height and width in pixels; those of no background are 0.
+        scale: with which the subject is placed, or 0.
+        estimates: whether the subject's own colours are worked out.
+    """
+    from ..mam_model.foreground import foreground_bytes
+
+    image_px, canvas_px, background_px = (height * width for height, width in (image, canvas, background))
+    placed_px = scale**2 * image_px
+    estimating = foreground_bytes(*image) + 16 * image_px if estimates else 0
+    placing = 64 * image_px + 16 * placed_px + max(16 * placed_px, 80 * canvas_px) if scale else 0
+    return int(max(estimating, placing, 108 * canvas_px + 12 * background_px))
 
 
 _VIEWS = ["checker", "black", "white", "color", "alpha", "onion skin", "overlay", "side by side"]
@@ -296,21 +329,25 @@ class PreviewMatte(io.ComfyNode):
     ) -> io.NodeOutput:
         image, alpha = pictures(image), masks(alpha)
         check_same_size(image, alpha)
-        captions = None
         if instances is not None:
             instances.check(alpha)
             pair_count(image=image, instances=range(instances.frame_count))
-            if len(image) > 1:
-                image = image[[entry.frame for entry in instances.entries]]
+            frames = [entry.frame for entry in instances.entries]
             captions = [_caption(entry) for entry in instances.entries]
-        shown = []
-        for index in in_steps(pair_count(image=image, alpha=alpha)):
+        else:
+            frames = range(pair_count(image=image, alpha=alpha))
+            captions = [f"frame {index}" for index in frames]
+        shown = None
+        for index in in_steps(len(frames)):
             matte = frame_of(alpha, index).float().clamp(0, 1)
-            shown.append(as_output(_seen(frame_of(image, index).to(matte), matte, view, color)))
+            seen = _seen(frame_of(image, frames[index]).to(matte), matte, view, color)
+            if shown is None:
+                # Filled in place: a list of the views and their stack would need twice the memory of the result.
+                shown = as_output(torch.empty(len(frames), *seen.shape))
+            shown[index] = seen
         if layout == "contact sheet":
-            captions = captions or [f"frame {index}" for index in range(len(shown))]
-            shown = [as_output(looks.contact_sheet(shown, captions))]
-        return io.NodeOutput(torch.stack(shown), ui=show(shown))
+            shown = as_output(looks.contact_sheet(shown, captions))[None]
+        return io.NodeOutput(shown, ui=show(shown))
 
 
 def _caption(entry: Instance) -> str:

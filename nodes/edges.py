@@ -10,10 +10,19 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..mam_model.edge import EdgeOptions, adjust_edge
-from ..mam_model.picture import check_picture
 from ..mam_model.trimap import trimap_adaptive, trimap_from_mask
 from . import sockets
-from .batch import as_output, check_same_size, frame_of, in_steps, in_steps_of_parts, masks, pair_count, pictures
+from .batch import (
+    as_output,
+    check_frame,
+    check_same_size,
+    frame_of,
+    in_steps,
+    in_steps_of_parts,
+    masks,
+    pair_count,
+    pictures,
+)
 from .models import on_device_or_processor
 from .previews import show, show_alphas
 
@@ -225,12 +234,11 @@ class RefineWithTrimap(io.ComfyNode):
         count = pair_count(image=image, trimap=trimap)
         alphas = as_output(torch.empty(count, *trimap.shape[1:]))
         for index in in_steps(count):
-            picture = frame_of(image, index)
             # KNN matting would search for the neighbours of NaN without end.
-            check_picture(picture)
+            check_frame(image, index)
             try:
                 alphas[index] = solve_trimap(
-                    picture,
+                    frame_of(image, index),
                     frame_of(trimap, index),
                     method=method,
                     before_tile=comfy.model_management.throw_exception_if_processing_interrupted,
@@ -289,7 +297,7 @@ class ForegroundColor(io.ComfyNode):
     def execute(
         cls, image: Tensor, alpha: Tensor, background: Tensor | None = None, where_clear: str = "estimated"
     ) -> io.NodeOutput:
-        from ..mam_model.foreground import CLEAR_COLORS, estimate_foreground, fill_where_clear
+        from ..mam_model.foreground import CLEAR_COLORS, estimate_foreground, fill_where_clear, foreground_bytes
 
         image, alpha = pictures(image), masks(alpha)
         check_same_size(image, alpha)
@@ -307,12 +315,15 @@ class ForegroundColor(io.ComfyNode):
             return subject, behind
 
         count = pair_count(**batches)
+        height, width = image.shape[1:3]
+        # Of each pixel there are the colour, the alpha and the known background, in float32.
+        memory_bytes = foreground_bytes(height, width) + 28 * height * width
         foregrounds, backgrounds = (as_output(torch.empty(count, *image.shape[1:])) for _ in range(2))
         for index in in_steps(count):
             for name in batches.keys() - {"alpha"}:
-                check_picture(frame_of(batches[name], index))
+                check_frame(batches[name], index)
             foregrounds[index], backgrounds[index] = on_device_or_processor(
-                partial(estimate, index), "Foreground Color"
+                partial(estimate, index), memory_bytes, "Foreground Color"
             )
         return io.NodeOutput(foregrounds, backgrounds, ui=show(foregrounds))
 

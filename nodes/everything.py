@@ -210,8 +210,7 @@ class MatteEverything(io.ComfyNode):
             order=order,
             most=most,
         )
-        mattes = MatteBatch()
-        shown = []
+        made, shown = [], []
         finding_bytes = _FINDING_BYTES_PER_POINT * _POINTS_PER_STEP
         load_together([sam, m2m], max(sam.encoding_bytes, m2m.matting_bytes(*image.shape[1:3]), finding_bytes))
         progress = _Progress(len(image), points_per_side**2, most if mode == "instances" else 1)
@@ -241,7 +240,11 @@ class MatteEverything(io.ComfyNode):
             for number, target in enumerate(one_by_one(found)):
                 alphas[number] = m2m.matte(picture, target, merging)[0]
                 progress.reach(index, points_per_side**2, number + 1)
-            mattes.add(found.prompts, found.scores, alphas)
+            made.append((found.prompts, found.scores, alphas))
+        mattes = MatteBatch([len(prompts) for prompts, *_ in made])
+        while made:
+            # Their number is known only now. Let go one by one, they do not lie beside the whole result.
+            mattes.add(*made.pop(0))
         progress.reach(len(image))
         return io.NodeOutput(*mattes.results, ui=show(view.numbered_instances(*frame) for frame in shown))
 

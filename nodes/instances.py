@@ -219,9 +219,10 @@ class SemanticMatte(io.ComfyNode):
     @classmethod
     def execute(cls, m2m: SharedM2M, embedding: Embeddings, guidance: list, **merge_settings) -> io.NodeOutput:
         options = merge_options(**merge_settings)
-        mattes = MatteBatch()
+        count = pair_count(embedding=embedding, guidance=guidance)
+        mattes = MatteBatch([1] * count)
         m2m.load(m2m.predicting_bytes)
-        for index in in_steps(pair_count(embedding=embedding, guidance=guidance)):
+        for index in in_steps(count):
             united = frame_of(guidance, index).united()
             alphas = m2m.matte(frame_of(embedding, index).embedding, united, options)
             mattes.add(united.prompts, united.scores, alphas)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
@@ -107,10 +109,16 @@ def in_detail(picture: Tensor, alphas: Tensor, prompts: tuple[Prompt, ...], deta
 class MatteBatch:
     """The mattes of a batch as they are made, frame by frame."""
 
-    def __init__(self):
-        self._frames: list[Tensor] = []
-        self._instances: list[Tensor] = []
+    def __init__(self, targets: Sequence[int]):
+        """
+        Args:
+            targets: how many each of the B frames has.
+        """
+        # A frame without a target has an empty matte.
+        self._matte_counts = [max(1, count) for count in targets]
         self._entries: list[Instance] = []
+        self._frames = self._instances = torch.empty(0)
+        self._frame_count = self._instance_count = 0
 
     def add(self, prompts: tuple[Prompt, ...], scores: tuple[float, ...], alphas: Tensor) -> None:
         """Takes the next frame.
@@ -119,26 +127,33 @@ class MatteBatch:
             prompts, scores: of the frame's T targets.
             alphas: float [T, H, W], their mattes.
         """
+        if not self._frame_count:
+            self._make_room(*alphas.shape[1:])
+        frame, first = self._frame_count, self._instance_count
+        self._frame_count += 1
+        self._instance_count += self._matte_counts[frame]
         shared = share_pixels(alphas) if len(alphas) > 1 else alphas
-        self._entries += describe(len(self._frames), prompts, scores, shared)
-        if not len(shared):
-            shared = alphas.new_zeros(1, *alphas.shape[1:])
-        self._instances.append(as_output(shared))
-        self._frames.append(as_output(shared.sum(dim=0).clamp(0, 1)) if len(shared) > 1 else self._instances[-1][0])
+        self._entries += describe(frame, prompts, scores, shared)
+        self._instances[first : self._instance_count] = shared if len(shared) else 0
+        if self._frames is not self._instances:
+            self._frames[frame] = shared.sum(dim=0).clamp(0, 1)
+
+    def _make_room(self, height: int, width: int) -> None:
+        # Filled in place: lists of the mattes and their stacks would need twice the memory of the results.
+        self._frames = self._instances = as_output(torch.empty(len(self._matte_counts), height, width))
+        # Most pictures have one target: then both outputs are one tensor, because ComfyUI keeps every output in memory.
+        if sum(self._matte_counts) > len(self._matte_counts):
+            self._instances = as_output(torch.empty(sum(self._matte_counts), height, width))
 
     @property
     def frames(self) -> Tensor:
         """float [B, H, W], one matte per frame, all its targets together."""
-        return torch.stack(self._frames)
+        return self._frames
 
     @property
     def results(self) -> tuple[Tensor, Tensor, Instances]:
         """What MATTE_OUTPUTS promise."""
-        frames = self.frames
-        # Most pictures have one target: then both outputs are one tensor, because ComfyUI keeps every output in memory.
-        one_each = all(len(instances) == 1 for instances in self._instances)
-        instances = frames if one_each else torch.cat(self._instances)
-        return frames, instances, Instances(tuple(self._entries), len(self._frames))
+        return self._frames, self._instances, Instances(tuple(self._entries), self._frame_count)
 
     def output(self) -> io.NodeOutput:
         """The outputs of MATTE_OUTPUTS, with the mattes shown on the node."""

@@ -50,10 +50,10 @@ class MattingAnything(io.ComfyNode):
         **merge_settings,
     ) -> io.NodeOutput:
         image = pictures(image)
-        mattes = MatteBatch()
         options = merge_options(**merge_settings)
         load_together([sam, m2m], max(sam.encoding_bytes, m2m.matting_bytes(*image.shape[1:3])))
         count = pair_count(image=image, prompt=prompt.frames)
+        mattes = MatteBatch([len(frame_of(prompt.frames, index)) for index in range(count)])
         embeddings = embeddings_of([frame_of(image, index) for index in range(count)], sam, [m2m])
         for index, picture in zip(in_steps(count), embeddings):
             guidance = sam.decode(picture.embedding, frame_of(prompt.frames, index))
@@ -128,9 +128,10 @@ class MatteWithoutModels(io.ComfyNode):
             prompt = rough if prompt is None else prompt.merged_with(rough)
         if prompt is None:
             raise PromptError("Connect a prompt or a mask: this node needs to know what to cut out.")
-        mattes = MatteBatch()
+        count = pair_count(image=image, prompt=prompt.frames)
+        mattes = MatteBatch([len(frame_of(prompt.frames, index)) for index in range(count)])
         refine = loaded_refine() if method == "refiner" else None
-        for index in in_steps(pair_count(image=image, prompt=prompt.frames)):
+        for index in in_steps(count):
             picture, targets = frame_of(image, index), frame_of(prompt.frames, index)
             check_picture(picture)
             alphas = torch.zeros(len(targets), *picture.shape[:2])

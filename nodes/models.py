@@ -144,21 +144,31 @@ def with_fewer(work: Callable[[int], T], at_once: int, name: str) -> T:
     return halving(work, at_once, is_out_of_memory, tell)
 
 
-def on_device_or_processor(work: Callable[[torch.device], T], name: str) -> T:
+def on_device_or_processor(work: Callable[[torch.device], T], memory_bytes: int, name: str) -> T:
     """What `work` gives on ComfyUI's device, or on the processor if the memory is full. The log says so.
+
+    Only inside a node's execute.
 
     Args:
         work: without a network: what it needs is brought to the device that it is given.
+        memory_bytes: what it takes there at most. If less is free, ComfyUI is asked to let models go.
         name: of what works, for the log.
     """
+    management = comfy.model_management
+    device = management.get_torch_device()
+    if not management.is_device_cpu(device):
+        needed = memory_bytes + management.extra_reserved_memory()
+        # ComfyUI would look for itself, but empty PyTorch's cache too, and that for each frame of a clip.
+        if management.get_free_memory(device) < needed:
+            management.free_memory(needed, device)
     try:
-        return work(comfy.model_management.get_torch_device())
+        return work(device)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     # Only here is the error gone, whose traceback kept alive everything that the attempt had made.
     logging.warning("Matting Anything: memory is full, %s goes on on the processor, which is slower.", name)
-    comfy.model_management.soft_empty_cache()
+    management.soft_empty_cache()
     return work(torch.device("cpu"))
 
 
@@ -169,8 +179,8 @@ class SharedModel:
         name: the file's name.
         file: path, time of change and size: which weights these are, whatever their precision.
         network: the torch module; on the device only after `load`.
-        dtype: in which it computes.
-        on_processor: whether it was too large for its device since `load`, and works on the processor.
+        dtype: in which it computes on its device.
+        on_processor: whether it was too large for its device since `load`, and works on the processor, in float32.
         patcher: ComfyUI's handle on it. ComfyUI recognises the model by this attribute.
     """
 
@@ -179,6 +189,7 @@ class SharedModel:
         self.file = file
         self.network = network
         self.dtype = dtype
+        self.part_in_dtype.to(dtype)
         self.on_processor = False
         self.device = comfy.model_management.get_torch_device()
         # Looked up at call time: ComfyUI puts another class here when dynamic memory management is on.
@@ -186,13 +197,18 @@ class SharedModel:
             network, load_device=self.device, offload_device=comfy.model_management.unet_offload_device()
         )
 
+    @property
+    def part_in_dtype(self) -> torch.nn.Module:
+        """The part of the network to which `dtype` applies; the rest is always in float32."""
+        return self.network
+
     def load(self, memory_bytes: int) -> None:
         """Moves the network to its device and asks for `memory_bytes` beside it. See `load_together`."""
         load_together([self], memory_bytes)
 
     def fitting(self, each_bytes: int, most: int) -> int:
         """How many things of so many bytes fit into the device's free memory: 1 to `most`, and 1 on the processor."""
-        if comfy.model_management.is_device_cpu(self.device):
+        if self.on_processor or comfy.model_management.is_device_cpu(self.device):
             return 1
         free = comfy.model_management.get_free_memory(self.device) - comfy.model_management.extra_reserved_memory()
         return max(1, min(most, int(_USABLE * free / each_bytes)))
@@ -218,6 +234,9 @@ class SharedModel:
         comfy.model_management.unload_model_and_clones(self.patcher)
         # With --gpu-only what is unloaded stays on the device.
         self.network.to("cpu")
+        # In half precision many processors are slow. `load` takes it back, and the weights are exactly what they were:
+        # every number of half precision is one of float32 too.
+        self.part_in_dtype.float()
         self.on_processor = True
         comfy.model_management.soft_empty_cache()
 
@@ -229,6 +248,8 @@ def load_together(models: Sequence[SharedModel], memory_bytes: int) -> None:
     """
     for model in models:
         model.on_processor = False
+        # Whatever its own `on_processor` says: another view of the network may have taken it to the processor.
+        model.part_in_dtype.to(model.dtype)
     patchers = [model.patcher for model in models]
     try:
         # Whole or not at all. Else ComfyUI may leave layers behind, which only its own kind fetch when they run.
@@ -260,6 +281,11 @@ class SharedSam(SharedModel):
         # Loaders find the one they loaded as long as something holds it.
         view._viewed = self
         return view
+
+    @property
+    def part_in_dtype(self) -> torch.nn.Module:
+        """Prompt encoder and mask decoder stay in float32: they are small, and half precision moves thresholds."""
+        return self.network.image_encoder
 
     @property
     def pictures_at_once(self) -> int:
@@ -365,13 +391,10 @@ shared_models: weakref.WeakValueDictionary[tuple, SharedModel] = weakref.WeakVal
 def shared_sam(name: str, precision: str) -> SharedSam:
     """The SAM of a file: the one that some graph already holds, or a new one."""
 
-    def build(path: str, dtype: torch.dtype):
+    def build(path: str):
         from ..mam_model.checkpoint import load_sam
 
-        network = load_sam(path)
-        # Prompt encoder and mask decoder stay in float32: they are small, and half precision moves thresholds.
-        network.image_encoder.to(dtype)
-        return network
+        return load_sam(path)
 
     return _share(SharedSam, name, SAM_FOLDER, precision, build)
 
@@ -379,10 +402,10 @@ def shared_sam(name: str, precision: str) -> SharedSam:
 def shared_m2m(name: str, precision: str) -> SharedM2M:
     """The Mask-to-Matte network of a file: the one that some graph already holds, or a new one."""
 
-    def build(path: str, dtype: torch.dtype):
+    def build(path: str):
         from ..mam_model.checkpoint import load_m2m
 
-        return load_m2m(path).fold().to(dtype)
+        return load_m2m(path).fold()
 
     return _share(SharedM2M, name, M2M_FOLDER, precision, build)
 
@@ -390,7 +413,7 @@ def shared_m2m(name: str, precision: str) -> SharedM2M:
 def shared_in_context_decoder(name: str) -> SharedInContextDecoder:
     """The In-Context Matting decoder of a file: the one that some graph already holds, or a new one."""
 
-    def build(path: str, dtype: torch.dtype):
+    def build(path: str):
         from ..mam_model.checkpoint import load_in_context_decoder
 
         return load_in_context_decoder(path)
@@ -433,14 +456,14 @@ def _share(
     name: str,
     folder: str,
     precision: str,
-    build: Callable[[str, torch.dtype], torch.nn.Module],
+    build: Callable[[str], torch.nn.Module],
 ) -> SharedModel:
     path = model_file(name, folder)
     dtype = _dtype(precision)
     file = identity_of(path)
     shared = shared_models.get((kind, file, dtype))
     if shared is None:
-        shared = shared_models[kind, file, dtype] = kind(name, file, build(path, dtype), dtype)
+        shared = shared_models[kind, file, dtype] = kind(name, file, build(path), dtype)
         published = _published(Path(path).name, folder)
         if published is None or published.sha256 is None:
             # Nobody published a hash to compare with, so the user is shown the one of the file.

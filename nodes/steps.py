@@ -182,12 +182,13 @@ class RefineMerge(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..mam_model.matting import merge_targets
 
-        mattes = MatteBatch()
         options = merge_options(**merge_settings)
         batches = {"alphas": alphas}
         if detail == "native":
             batches["image"] = _picture_of_detail(image, alphas)
-        for index in in_steps(pair_count(**batches)):
+        count = pair_count(**batches)
+        mattes = MatteBatch([len(frame_of(alphas, index).guidance) for index in range(count)])
+        for index in in_steps(count):
             pyramid, guidance = frame_of(alphas, index).pyramid, frame_of(alphas, index).guidance
             merged = merge_targets(pyramid, guidance, options)
             if detail == "native":

@@ -194,6 +194,8 @@ def test_pictures_and_mattes_pair_up_after_the_matting_too(comfy, tensors, node_
         ("MAM_Composite", "alpha", {"edge_color": "as photographed"}),
         ("MAM_ForegroundColor", "alpha", {}),
         ("MAM_Trimap", "mask", {}),
+        ("MAM_PreviewMatte", "alpha", {}),
+        ("MAM_PreviewMatte", "alpha", {"view": "side by side"}),
     ],
 )
 def test_memory_grows_with_the_batch_by_the_results_alone(comfy, monkeypatch, node_id, mask, settings):
@@ -213,6 +215,26 @@ def test_memory_grows_with_the_batch_by_the_results_alone(comfy, monkeypatch, no
     peak_and_results(few)
     (peak_few, results_few), (peak_many, results_many) = (peak_and_results(count) for count in (few, many))
     assert peak_many - peak_few < 1.3 * (results_many - results_few)
+
+
+@pytest.mark.parametrize(("targets", "mattes_per_frame"), [(0, 1), (1, 1), (3, 4)])
+def test_mattes_take_the_memory_of_the_results_alone(comfy, monkeypatch, targets, mattes_per_frame):
+    """With one matte per frame both outputs are one tensor; with three targets a frame has theirs and its own."""
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    monkeypatch.setattr(comfy.module("nodes.previews"), "MOST_FRAMES", 0)
+    prompt = comfy.module("mam_model.prompt")
+    sides = [(2, 2, 20, 20), (20, 10, 46, 30), (2, 20, 12, 30)][:targets]
+    frame = tuple(prompt.Prompt(box_xyxy_px=box) for box in sides)
+
+    def peak(count: int) -> int:
+        image = pictures(count, 32, 48)
+        with torch.inference_mode(), LiveMemory() as memory:
+            result = comfy.node("MAM_MatteWithoutModels").execute(image, prompt.PromptSet((frame,)), method="none")
+            assert (result.args[0] is result.args[1]) == (mattes_per_frame == 1)
+            return memory.peak_bytes
+
+    peak(1)
+    assert peak(33) - peak(1) < 1.3 * 32 * mattes_per_frame * 32 * 48 * 4
 
 
 def test_embeddings_and_guidance_of_different_pictures_are_not_mixed(comfy, graph, tensors):

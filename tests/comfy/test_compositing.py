@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from live_memory import LiveMemory
 from PIL import Image, ImageColor
 
 from .graphs import disc, disc_picture, node, pictures
@@ -291,3 +292,79 @@ def test_a_composite_that_does_not_fit_on_the_graphics_card_is_made_on_the_proce
     assert run.ok, run.error
     assert len(asked) == 3 and torch.equal(run.output("composite"), usual)
     assert len(said()) == 1 and "on the processor" in said()[0]
+
+
+@pytest.fixture
+def asked_and_taken(comfy, monkeypatch):
+    """`asked_and_taken(node_id, ...)`: the bytes that a node asks for before a frame, and those that it takes then."""
+    measured = []
+
+    def measure(work, memory_bytes, name):
+        with LiveMemory() as memory:
+            made = work(torch.device("cpu"))
+        measured.append((memory_bytes, memory.peak_bytes))
+        return made
+
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    for module in ("nodes.compositing", "nodes.edges"):
+        monkeypatch.setattr(comfy.module(module), "on_device_or_processor", measure)
+
+    def run(node_id, background=None, **settings) -> tuple[int, int]:
+        # In half precision, so that each is copied on its way into float32 as it is on its way to a graphics card.
+        image, alpha = torch.rand(1, 300, 400, 3).half(), torch.rand(1, 300, 400).half()
+        if background is not None:
+            settings["background"] = torch.rand(1, *background, 3).half()
+        with torch.inference_mode():
+            comfy.node(node_id).execute(image, alpha, **settings)
+        return measured[-1]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("node_id", "settings"),
+    [
+        ("MAM_ForegroundColor", {}),
+        ("MAM_ForegroundColor", {"where_clear": "black"}),
+        ("MAM_ForegroundColor", {"background": (300, 400)}),
+        ("MAM_Composite", {}),
+        ("MAM_Composite", {"background": (600, 800), "light_wrap": 0.5}),
+    ],
+)
+def test_a_frame_whose_colours_are_estimated_takes_no_more_memory_than_is_asked_for_and_not_much_less(
+    asked_and_taken, node_id, settings
+):
+    asked, taken = asked_and_taken(node_id, **settings)
+    assert 0.7 * asked < taken <= asked
+
+
+@pytest.mark.parametrize("fit", ["cover", "contain", "stretch", "center"])
+@pytest.mark.parametrize("background", [(150, 200), (300, 400), (600, 800)])
+@pytest.mark.parametrize("settings", [{}, {"blend": "linear light"}, {"light_wrap": 0.5}])
+def test_blending_takes_no_more_memory_than_is_asked_for(asked_and_taken, fit, background, settings):
+    plain = {"edge_color": "as photographed", "fit": fit, **settings}
+    asked, taken = asked_and_taken("MAM_Composite", background, **plain)
+    assert (0.7 if settings else 0.4) * asked < taken <= asked
+
+
+@pytest.mark.parametrize("background", [(30, 40), (300, 400), (600, 800)])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 2.0, 3.5, 6.0])
+@pytest.mark.parametrize("edge_color", ["estimated", "as photographed"])
+def test_placing_takes_no_more_memory_than_is_asked_for(asked_and_taken, background, scale, edge_color):
+    settings = {"canvas": "background", "scale": scale, "edge_color": edge_color}
+    asked, taken = asked_and_taken("MAM_Composite", background, **settings)
+    assert 0.3 * asked < taken <= asked
+
+
+@pytest.mark.parametrize("node_id", ["MAM_Composite", "MAM_ForegroundColor"])
+def test_a_picture_that_serves_a_clip_is_looked_through_once(comfy, monkeypatch, node_id):
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    looked_through, isfinite = [], torch.isfinite
+
+    def counted(tensor):
+        looked_through.append(tensor.shape)
+        return isfinite(tensor)
+
+    monkeypatch.setattr(torch, "isfinite", counted)
+    comfy.node(node_id).execute(pictures(3, 20, 30), torch.rand(1, 20, 30), pictures(1, 20, 30, seed=1))
+    assert looked_through.count((20, 30, 3)) == 4

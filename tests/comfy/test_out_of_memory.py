@@ -6,6 +6,7 @@ notice say "full".
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -53,6 +54,11 @@ def graph(tiny_sam, tiny_m2m, tensors):
         return {"image": node(source), "prompt": boxes(THREE), **loaders(tiny_sam, tiny_m2m), **kind(**settings)}
 
     return build
+
+
+@pytest.fixture(params=["fp16", "bf16"])
+def half_precision(request) -> str:
+    return request.param
 
 
 def room(monkeypatch, owner, name: str, count_of, most: int, error: Callable[[], Exception]) -> list[int]:
@@ -133,6 +139,63 @@ def test_a_network_that_does_not_fit_at_all_goes_on_on_the_processor(
     assert [type(network) for network in unloaded] == [sam, m2m]
     # 3 pictures, 1 picture; 8, 4, 2, 1 targets.
     assert ["on the processor" in line for line in said()] == [False, True, False, False, False, True]
+
+
+def _in_vain_in_half(work):
+    def in_vain(network, *args, **kwargs):
+        if any(weight.itemsize < 4 for weight in network.parameters()):
+            raise full()
+        return work(network, *args, **kwargs)
+
+    return in_vain
+
+
+@pytest.mark.parametrize("kind", [whole, steps])
+def test_a_network_in_half_precision_goes_on_in_float32(
+    comfy, graph, like_a_gpu, said, monkeypatch, kind, half_precision
+):
+    sam, m2m = comfy.module("mam_model.sam").Sam, comfy.module("mam_model.m2m").FoldedMaskToMatte
+    for owner, name in ((sam, "encode_content"), (sam, "encode_together"), (m2m, "look_at"), (m2m, "forward")):
+        monkeypatch.setattr(owner, name, _in_vain_in_half(getattr(owner, name)))
+    workflow = graph(kind)
+    for loader in ("sam", "m2m"):
+        workflow[loader]["inputs"]["precision"] = half_precision
+    run = comfy.run(workflow)
+    assert run.ok, run.error
+    assert sum("on the processor" in line for line in said()) == 2
+    monkeypatch.undo()
+    matting = comfy.module("mam_model.matting")
+    # Segment has brought SAM back.
+    sam, m2m = (copy.deepcopy(run.output(name).network).float() for name in ("sam", "m2m"))
+    networks = matting.MattingAnything(sam, m2m)
+    mattes = [networks.matte(picture, run.output("prompt").frames[0]) for picture in pictures(3, 32, 48)]
+    expected = torch.cat([matting.share_pixels(matte) for matte in mattes])
+    torch.testing.assert_close(run.output("mattes" if kind is whole else "merged", 1), expected, atol=2e-3, rtol=0)
+
+
+def weights_of(shared) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in shared.network.state_dict().items()}
+
+
+def test_loaded_again_a_network_has_the_very_weights_it_had(models, tiny_sam, tiny_m2m, half_precision):
+    for shared in (models.shared_sam(tiny_sam, half_precision), models.shared_m2m(tiny_m2m, half_precision)):
+        shared.load(0)
+        before = weights_of(shared)
+        for _ in range(2):
+            shared.leave_device()
+            assert {weight.dtype for weight in weights_of(shared).values()} == {torch.float32}
+            shared.load(0)
+            after = weights_of(shared)
+            assert all(after[name].dtype == weight.dtype for name, weight in before.items())
+            assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+def test_another_view_of_a_network_brings_it_back_too(models, tiny_sam):
+    sam = models.shared_sam(tiny_sam, "bf16")
+    compiled = sam.compiling()
+    compiled.leave_device()
+    sam.load(0)
+    assert {weight.dtype for weight in sam.network.image_encoder.parameters()} == {torch.bfloat16}
 
 
 def _in_vain_unless(unloaded: list, work):
@@ -235,6 +298,36 @@ def test_weights_that_do_not_fit_leave_the_network_on_the_processor(models, tiny
     sam.load(0)
     assert devices_of(sam) == {"cpu"} and sam.on_processor
     assert len(said()) == 1 and "on the processor" in said()[0]
+
+
+def test_back_on_the_card_a_network_takes_the_room_of_half_precision_again(models, tiny_m2m, card):
+    card(1000)
+    m2m = models.shared_m2m(tiny_m2m, "fp16")
+    taken = []
+    for _ in range(2):
+        m2m.load(0)
+        assert devices_of(m2m) == {"meta"}
+        assert {weight.dtype for weight in m2m.network.parameters()} == {torch.float16}
+        taken.append(m2m.patcher.loaded_size())
+        m2m.leave_device()
+        assert devices_of(m2m) == {"cpu"} and m2m.fitting(1, 8) == 1
+    assert taken[0] == taken[1] == models.comfy.model_management.module_size(m2m.network) // 2
+
+
+def test_work_without_a_network_makes_room_for_itself_where_too_little_is_free(models, tiny_sam, card):
+    card(20)
+    sam = models.shared_sam(tiny_sam, "fp32")
+    sam.load(0)
+    free = models.comfy.model_management.get_free_memory() - models.comfy.model_management.extra_reserved_memory()
+
+    def on_card(device: torch.device) -> set[str]:
+        assert device.type == "meta"
+        return devices_of(sam)
+
+    assert models.on_device_or_processor(on_card, int(free), "it") == {"meta"}
+    # ComfyUI takes as much away as is asked for, and puts it back when SAM is loaded again.
+    assert models.on_device_or_processor(on_card, int(free) + 2**20, "it") == {"cpu", "meta"}
+    assert models.on_device_or_processor(on_card, int(free) + 2**30, "it") == {"cpu"}
 
 
 def test_a_batch_that_is_encoded_does_not_drive_mask_to_matte_from_a_card_that_is_nearly_full(

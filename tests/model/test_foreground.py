@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mam_model.foreground import CLEAR_COLORS, estimate_foreground, fill_where_clear
+from mam_model import foreground
+from mam_model.foreground import CLEAR_COLORS, estimate_foreground, fill_where_clear, foreground_bytes
+from tests.references.live_memory import LiveMemory
 
 
 def soft_disc(height: int, width: int, softness: float) -> torch.Tensor:
@@ -138,3 +140,15 @@ def test_one_foreground_is_filled_for_every_matte_of_a_batch():
     alphas = torch.stack((torch.zeros(4, 5), torch.ones(4, 5)))
     filled = fill_where_clear(torch.ones(4, 5, 3), alphas, (0.0, 0.0, 0.0))
     assert torch.equal(filled, alphas[..., None].expand(2, 4, 5, 3))
+
+
+@pytest.mark.parametrize("strip_px", [1 << 22, 1 << 15], ids=["one strip", "strips"])
+@pytest.mark.parametrize(("height", "width"), [(300, 400), (401, 300), (600, 900)])
+def test_an_estimate_takes_no_more_memory_than_is_declared_and_not_much_less(monkeypatch, strip_px, height, width):
+    for name in ("_STRIP_PX", "_GPU_STRIP_PX"):
+        monkeypatch.setattr(foreground, name, strip_px)
+    image, alpha = torch.rand(height, width, 3), torch.rand(height, width)
+    for background in (None, torch.rand(height, width, 3)):
+        with torch.inference_mode(), LiveMemory() as memory:
+            estimate_foreground(image, alpha, background, return_background=True)
+        assert 0.7 * foreground_bytes(height, width) < memory.peak_bytes < foreground_bytes(height, width)
