@@ -11,7 +11,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..mam_model.matting import check_picture
+from ..mam_model.picture import check_picture
 
 T = TypeVar("T")
 
