@@ -360,7 +360,8 @@ def _train_refiner(options: argparse.Namespace) -> int:
         options.refuse("give --minutes or --steps, so that the training has an end")
     import torch
 
-    from .training.refining import Recipe, pictures_in, train_refiner
+    from .training.folders import find_pictures
+    from .training.refining import Recipe, train_refiner
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -371,8 +372,8 @@ def _train_refiner(options: argparse.Namespace) -> int:
         gallery=options.gallery,
         learning_rate=options.learning_rate,
     )
-    photos = pictures_in(options.photos) if options.photos else []
-    true = pictures_in(options.true) if options.true else []
+    photos = find_pictures(options.photos) if options.photos else ()
+    true = find_pictures(options.true) if options.true else ()
     costs: list[float] = []
     skipped: list[str] = []
 

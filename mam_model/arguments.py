@@ -76,7 +76,7 @@ test sets, recognised by their published folders (--benchmark auto):
   am-2k            FOLDER/validation/original, mask, trimap
   pm-10k           FOLDER/validation/P3M-500-NP/original_image, mask, trimap (of P3M-10k)
   rwp-636          FOLDER/image, alpha; FOLDER is called RealWorldPortrait-636
-  him2k-natural    FOLDER/images/natural, alphas/natural/NAME; has to be named, like him2k-synthetic (.../comp)
+  him2k-natural    FOLDER/images/natural, alphas/natural/NAME; him2k-synthetic: .../comp. With both, name one
   refmatte-rw100   FOLDER/image, mask, refmatte_rw100_label.json
   alphamatting     FOLDER/input_training_lowres, gt_training_lowres, trimap_training_lowres/Trimap1
   pictures         your own: FOLDER/image and alpha (also trimap, mask), or FOLDER/NAME/image.png and alpha.png, or

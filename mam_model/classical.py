@@ -30,6 +30,11 @@ _FEWEST_SEEDS = 5
 _STRIP_PX = 1 << 21
 _FAR = np.float32(1e6)
 _BORDER_DOUBT = 0.3
+# The radius of what a click covers, as a share of the longer side.
+_CLICK = 0.012
+# GrabCut has found nothing in a rough mask if it leaves no more than this share of it; and along the outline of what it
+# has found in a thin one, the picture is so many times as steep as elsewhere.
+_LOST, _LOST_OF_THIN, _ALONG = 0.1, 0.3, 1.5
 _CROSSING = 1.0
 _REACH = 0.25
 _DOME_RADII = (0.65, 0.8, 1.0)
@@ -60,7 +65,8 @@ def matte_without_models(
     Args:
         image: [H, W, 3], sRGB 0..1; not changed.
         prompt: the target. Points, box, scribbles and mask may be mixed; a mask with `mask_is_guidance` is taken as
-            it is and only its edge is solved, where its soft values count as edge. `candidate` means nothing here.
+            it is and only its edge is solved, where its soft values count as edge; another one is a rough outline, or,
+            when it is thin and the subject goes on around it, a stroke on the subject. `candidate` means nothing here.
         method: "refiner"; "closed-form" or "knn", which need PyMatting; or "none", which feathers the edge along the
             picture's colours.
         band: the width of the unknown band, as a factor on a width chosen from the subject's size, which is four times
@@ -95,7 +101,12 @@ def matte_without_models(
         mask = with_certain_strokes(prompt.mask.cpu(), prompt.scribbles).numpy() > 0.5
     else:
         near = _surroundings(prompt, width, height, segment_size_px)
-        mask = _subject_mask(near.picture(picture), _Seeds.of(prompt, near))
+        view, seeds = near.picture(picture), _Seeds.of(prompt, near)
+        mask = _subject_mask(view, seeds)
+        if seeds.hint is not None and _is_a_mark(view, seeds.hint, mask, _CLICK * max(width, height) * near.scale):
+            prompt = _with_mask_as_stroke(prompt)
+            near = _surroundings(prompt, width, height, segment_size_px)
+            mask = _subject_mask(near.picture(picture), _Seeds.of(prompt, near))
     if mask.any():
         _write_matte(matte, picture, prompt, near, mask, method, band, matte_size_px, refine)
     alpha = torch.from_numpy(matte)
@@ -114,6 +125,35 @@ def _opened(prompt: Prompt) -> Prompt:
         soft = (mask > SURE_BACKGROUND) & (mask < SURE_SUBJECT)
         strokes[soft & (strokes == Scribble.NONE)] = Scribble.UNKNOWN
     return replace(prompt, scribbles=strokes)
+
+
+def _is_a_mark(view: np.ndarray, hint: np.ndarray, mask: np.ndarray, click_px: float) -> bool:
+    """Whether a rough mask lies on its subject like a stroke, instead of covering it more or less.
+
+    Then the subject goes on where the mask ends, and GrabCut is shown the same colours on both sides: it leaves next to
+    nothing of the mask, or an outline of no more edges of the picture than any other line would cross.
+
+    Args:
+        view: float [rows, columns, 3].
+        hint: bool [rows, columns], the rough mask.
+        mask: bool [rows, columns], what GrabCut found by it.
+        click_px: the radius of a click in seen pixels; the outline is asked only of what is nowhere thicker.
+    """
+    kept = (mask & hint).sum() / max(1, hint.sum())
+    # What is cut off by the picture's border is no thicker than what is seen of it.
+    if _depth(np.pad(hint, 1)).max() > max(1.0, click_px):
+        return kept <= _LOST
+    edges = _edge_strength(view)
+    return kept <= _LOST_OF_THIN or _along_edges(mask, edges) < _ALONG * edges.mean()
+
+
+def _with_mask_as_stroke(prompt: Prompt) -> Prompt:
+    """The prompt with its mask as strokes on the subject, where no other stroke lies."""
+    strokes = torch.where(prompt.mask.cpu() > 0.5, int(Scribble.FOREGROUND), int(Scribble.NONE)).to(torch.uint8)
+    if prompt.scribbles is not None:
+        drawn = prompt.scribbles.cpu()
+        strokes = torch.where(drawn != Scribble.NONE, drawn, strokes)
+    return replace(prompt, mask=None, scribbles=strokes)
 
 
 @dataclass(frozen=True)
@@ -242,7 +282,7 @@ class _Seeds:
             background |= window.touched(strokes == Scribble.BACKGROUND)
             subject |= window.touched(strokes == Scribble.FOREGROUND)
             unknown |= window.touched(strokes == Scribble.UNKNOWN)
-        radius = max(1.0, 0.012 * max(rows, columns))
+        radius = max(1.0, _CLICK * max(rows, columns))
         y, x = np.mgrid[:rows, :columns] + 0.5
         for (x_px, y_px), label in zip(prompt.points_px, prompt.labels, strict=True):
             at_x, at_y = window.place(x_px, y_px)

@@ -318,6 +318,8 @@ def _value(kind, given, name: str, base: Path):
             form = f"[[{name}]] tables" if is_dataclass(element) else "a list"
             count = f" of {1 + len(rest)} values" if rest != [...] else ""
             raise TrainingError(f"{name} is written as {form}{count}, not as {given!r}.")
+        if is_dataclass(element) and not all(isinstance(item, dict) for item in given):
+            raise TrainingError(f"{name} is written as [[{name}]] tables, not as {given!r}.")
         return tuple(_value(element, item, name, base) for item in given)
     if is_dataclass(kind):
         if not isinstance(given, dict):

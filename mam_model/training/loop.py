@@ -127,10 +127,10 @@ class _Run:
         before = json.loads(progress.get("settings", "{}"))
         changed = [name for name, value in self.settings.items() if before.get(name) != value]
         if changed:
-            was, now = json.dumps(before.get(changed[0])), json.dumps(self.settings[changed[0]])
+            name, was, now = _difference(changed[0], before.get(changed[0]), self.settings[changed[0]])
             raise TrainingError(
-                f"The run in {self.config.folder} was begun with other settings: {changed[0]} was {was} and is now "
-                f"{now}. Set it back, or give the new run a folder of its own."
+                f"The run in {self.config.folder} was begun with other settings: {name} was {json.dumps(was)} and is "
+                f"now {json.dumps(now)}. Set it back, or give the new run a folder of its own."
             )
         restore(self.network, self.optimizer, saved, self.latest)
         self.step, self.loss = saved["iter"], saved["loss"]
@@ -273,6 +273,14 @@ def _settings(config: Config, sam_name: str, fingerprint: str) -> dict:
             {key: v for key, v in source.items() if key not in ("pictures", "alphas")} for source in kept[name]
         ]
     return json.loads(json.dumps({**kept, "sam": sam_name, "names of the data's files": fingerprint}))
+
+
+def _difference(name: str, was: object, now: object) -> tuple[str, object, object]:
+    """The first setting that differs: of two tables, the key in them."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        key = next(key for key in {**was, **now} if was.get(key) != now.get(key))
+        return _difference(f"{name}.{key}", was.get(key), now.get(key))
+    return name, was, now
 
 
 def _stacked(planes: list, place: Place) -> torch.Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .config import TrainingError
 from .saving import write_atomically
 
 LOSS_COLUMNS = ("step", "loss", "learning_rate", "gradient_norm")
@@ -20,17 +21,25 @@ class Table:
 
     Numbers are written so that they read back as the same ones. What was written after the step from which an
     interrupted run goes on is taken out, so that the file ends up as if there had been no interruption.
+
+    Raises:
+        TrainingError: the file was changed since, and is no table of numbers any more.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...], first: int):
         kept = [",".join(columns)]
-        if path.is_file():
-            # What follows the last line's end is the beginning of a line, whose step may be cut off: 12 of 1234.
-            lines = path.read_text(encoding="utf-8").split("\n")[1:-1]
-            steps = [line.split(",")[0] for line in lines]
-            kept += [line for line, step in zip(lines, steps) if step.isdecimal() and int(step) <= first]
+        try:
+            if path.is_file():
+                # What follows the last line's end is the beginning of a line, whose step may be cut off: 12 of 1234.
+                lines = path.read_text(encoding="utf-8").split("\n")[1:-1]
+                steps = [line.split(",")[0] for line in lines]
+                kept += [line for line, step in zip(lines, steps) if step.isdecimal() and int(step) <= first]
+            self.rows = [
+                tuple(float(cell) for _, cell in zip(columns, line.split(","), strict=True)) for line in kept[1:]
+            ]
+        except ValueError as error:
+            raise TrainingError(f"{path} is no longer the run's table of numbers. Move it away to go on.") from error
         write_atomically(path, ("\n".join(kept) + "\n").encode())
-        self.rows = [tuple(float(cell) for cell in line.split(",")) for line in kept[1:]]
         self._stream = open(path, "a", encoding="utf-8", newline="\n")
 
     def add(self, step: int, *values: float) -> None:

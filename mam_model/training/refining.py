@@ -37,7 +37,6 @@ from .losses import laplacian_loss
 from .saving import write_atomically
 
 GALLERY_PX = 512
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 # How far masks are moved, in pixels of the picture; pieces are cut with as much around them.
 MOVED_PX = 8
 _MARGIN_PX = 24
@@ -198,9 +197,16 @@ class Gallery:
         self._opened: list[np.ndarray] = []
 
     def refresh(self) -> int:
-        """Takes in what was rendered since, and says how much there is."""
+        """Takes in what was rendered since, and says how much there is.
+
+        Raises:
+            TrainingError: a file is damaged.
+        """
         while (file := _gallery_file(self._folder, len(self._opened))).exists():
-            self._opened.append(np.load(file, mmap_mode="r"))
+            try:
+                self._opened.append(np.load(file, mmap_mode="r"))
+            except (ValueError, EOFError) as error:
+                raise TrainingError(f"{file} is damaged. Remove it; the next run renders it anew.") from error
         return len(self._opened)
 
     def sample(self, rng: np.random.Generator, crop_px: int) -> Sample:
@@ -445,18 +451,6 @@ def _levels(values: np.ndarray) -> np.ndarray:
     return (values * 255).round().astype(np.uint8)
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder and its subfolders, in the order of their names.
-
-    Raises:
-        TrainingError: there are none.
-    """
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PHOTO_SUFFIXES)
-    if not found:
-        raise TrainingError(f"There is no picture in {folder}. Name a folder with .jpg or .png files.")
-    return found
-
-
 def refining_loss(
     predicted: AlphaPyramid, alpha: Tensor, mask: Tensor, *, band_px: int = 21, focus: bool = True
 ) -> Tensor:
@@ -569,10 +563,16 @@ def train_refiner(
     Returns:
         How many steps the weights have seen.
     Raises:
-        TrainingError: too few rendered pictures and nobody to render more, no photo or no cut-out that can be used, or
-            a state to go on from that is damaged or of other settings.
+        TrainingError: `output` is a folder, too few rendered pictures and nobody to render more, a rendered picture
+            that is damaged, no photo or no cut-out that can be used, or a state to go on from that is damaged or of
+            other settings.
         CheckpointError: `start` is missing, damaged or holds another network.
+        OSError: a folder cannot be made, or a file not be written.
     """
+    # The first weights are written after minutes, which would be lost on a place that takes none.
+    if output.is_dir():
+        raise TrainingError(f"{output} is a folder. Name the file of weights: {output / 'refiner.safetensors'}, say.")
+    output.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     network, before = MaskRefiner(), None
     if start is not None:
@@ -593,7 +593,11 @@ def train_refiner(
         gallery = Gallery(folder, list(textures.values()), list(cut_outs.values()), recipe)
         while gallery.refresh() < min(32, recipe.gallery):
             if not any(process.is_alive() for process in drawing):
-                raise TrainingError(f"{folder} holds fewer than {min(32, recipe.gallery)} rendered pictures.")
+                advice = "" if drawing else " Give --renderers 1 or more."
+                raise TrainingError(
+                    f"{folder} holds fewer than {min(32, recipe.gallery)} rendered pictures, and nobody renders more."
+                    f"{advice}"
+                )
             time.sleep(0.5)
         return _fit(network, output, work, recipe, gallery, (*textures, *cut_outs), before, on_step, save_every_s)
     finally:

@@ -25,6 +25,9 @@ from .weight_maps import generator, random_trimap, scaled
 _MOST_DRAWS = 30
 # A box of fewer pixels than this a side says nothing about its subject.
 _LEAST_BOX_SHARE = 1 / 64
+# A picture longer than so many times its short side is cut before it is enlarged, of which nothing but its shape would
+# set the cost: 8000 x 200 pixels would become 40960 x 1024.
+_LONGEST = 4
 # At 1024 pixels, the greatest diameter of the disc by which a rough mask is too large or too small.
 _WIDEST_ROUGHNESS_PX = 30
 
@@ -142,11 +145,13 @@ class Samples:
         files = self._backgrounds[_by_share(rng, self.config.backgrounds)]
         photo = read_photo(files[rng.integers(len(files))]).image.numpy()
         height, width = photo.shape[:2]
+        if _is_cut_first(height, width, self.side):
+            height = width = min(height, width)
+            photo = photo[_square_anywhere(rng, *photo.shape[:2], height)]
         factor = self.side / min(height, width)
         rows, columns = max(self.side, round(height * factor)), max(self.side, round(width * factor))
         photo = _resized(rng, photo, rows, columns)
-        top, left = rng.integers(rows - self.side + 1), rng.integers(columns - self.side + 1)
-        photo = photo[top : top + self.side, left : left + self.side]
+        photo = photo[_square_anywhere(rng, rows, columns, self.side)]
         return np.ascontiguousarray(photo[:, ::-1] if rng.random() < 0.5 else photo)
 
 
@@ -295,22 +300,22 @@ def cropped(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A square around a random pixel of a random trimap's unknown band, as far as the picture allows.
 
-    A picture that is smaller is enlarged first.
+    A picture that is smaller is enlarged first; of a long one that is smaller, the square alone.
 
     Returns:
         [side, side, 3] and [side, side].
     """
     height, width = alpha.shape
+    if _is_cut_first(height, width, side):
+        height = width = min(height, width)
+        square = _square_on_edge(rng, alpha, height)
+        picture, alpha = picture[square], alpha[square]
     if min(height, width) < side:
         factor = side / min(height, width)
         height, width = max(side, round(height * factor)), max(side, round(width * factor))
         picture, alpha = _resized_pair(rng, picture, alpha, height, width)
-    unknown = np.flatnonzero(random_trimap(rng, alpha) == 0.5)
-    place = unknown[rng.integers(unknown.size)] if unknown.size else rng.integers(alpha.size)
-    row, column = divmod(int(place), width)
-    top = min(max(0, row - side // 2), height - side)
-    left = min(max(0, column - side // 2), width - side)
-    return picture[top : top + side, left : left + side], alpha[top : top + side, left : left + side].copy()
+    square = _square_on_edge(rng, alpha, side)
+    return picture[square], alpha[square].copy()
 
 
 def recoloured(
@@ -338,6 +343,26 @@ def recoloured(
 def _by_share(rng: np.random.Generator, sources: Sequence[Foregrounds | Composed | Rendering | Backgrounds]) -> int:
     shares = np.array([source.share for source in sources])
     return int(rng.choice(len(shares), p=shares / shares.sum()))
+
+
+def _is_cut_first(height: int, width: int, side: int) -> bool:
+    return min(height, width) < side and max(height, width) > _LONGEST * min(height, width)
+
+
+def _square_on_edge(rng: np.random.Generator, alpha: np.ndarray, side: int) -> tuple[slice, slice]:
+    """A square of `side` pixels around a random pixel of a random trimap's unknown band, moved into the picture."""
+    height, width = alpha.shape
+    unknown = np.flatnonzero(random_trimap(rng, alpha) == 0.5)
+    place = unknown[rng.integers(unknown.size)] if unknown.size else rng.integers(alpha.size)
+    row, column = divmod(int(place), width)
+    top = min(max(0, row - side // 2), height - side)
+    left = min(max(0, column - side // 2), width - side)
+    return slice(top, top + side), slice(left, left + side)
+
+
+def _square_anywhere(rng: np.random.Generator, height: int, width: int, side: int) -> tuple[slice, slice]:
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    return slice(top, top + side), slice(left, left + side)
 
 
 def _kernel(rng: np.random.Generator, kernels: Sequence[int]) -> int:

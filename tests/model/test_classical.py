@@ -76,6 +76,50 @@ def test_a_rough_mask_as_a_hint_snaps_to_the_edge_of_the_subject():
     assert error(matte_without_models(picture, Prompt(mask=rough), method="none"), true) < 0.01
 
 
+def area(height: int, width: int, *places: tuple) -> torch.Tensor:
+    mask = torch.zeros(height, width)
+    for place in places:
+        mask[place] = 1
+    return mask
+
+
+@pytest.mark.parametrize("method", ["refiner", "none"])
+@pytest.mark.parametrize(
+    "places",
+    [
+        [np.s_[180:190, 200:260]],
+        [np.s_[185, 190:270]],
+        [np.s_[180, 230]],
+        [np.s_[178:182, 228:232]],
+        [np.s_[184:188, 200:260], np.s_[160:210, 228:232]],
+    ],
+    ids=["a strip", "a line", "a pixel", "a dot", "a cross"],
+)
+def test_a_thin_mask_stands_for_the_thing_it_lies_on(places, method):
+    picture, (true,) = scene((140, 90, 320, 280), height=360, width=480)
+    found = matte_without_models(picture, Prompt(mask=area(360, 480, *places)), method=method)
+    assert error(found, true) < 0.005
+
+
+@pytest.mark.parametrize("method", ["refiner", "none"])
+def test_a_thin_mask_at_the_border_stands_for_the_thing_it_lies_on(method):
+    picture, (true,) = scene((140, 200, 320, 440), height=360, width=480)
+    found = matte_without_models(picture, Prompt(mask=area(360, 480, np.s_[-8:, 180:280])), method=method)
+    assert error(found, true) < 0.005
+
+
+def test_a_mask_too_thin_to_be_seen_at_grabcuts_size_is_seen_all_the_same():
+    picture, (true,) = scene((0, 400, 2400, 1300), height=1500, width=2400)
+    found = matte_without_models(picture, Prompt(mask=area(1500, 2400, np.s_[850:853, 100:2300])), method="none")
+    assert error(found, true) < 0.005
+
+
+def test_a_thin_mask_that_covers_a_thin_thing_stands_for_it_alone():
+    picture, (pole, _) = scene((60, 170, 300, 178), (310, 90, 420, 280), height=360, width=480)
+    rough = area(360, 480, np.s_[169:179, 64:296])
+    assert error(matte_without_models(picture, Prompt(mask=rough), method="none"), pole) < 0.003
+
+
 def test_a_point_takes_the_thing_under_it_and_not_its_like_elsewhere():
     picture, (left, right) = scene((8, 20, 54, 76), (72, 20, 118, 76))
     found = matte_without_models(picture, Prompt(points_px=((30, 48),), labels=(1,)), method="none")

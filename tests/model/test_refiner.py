@@ -385,9 +385,45 @@ def test_rendering_goes_on_where_it_stopped(rendered, tmp_path):
     assert (work / "gallery" / "00001.npy").stat().st_mtime_ns == kept
 
 
-def test_a_folder_without_pictures_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(TrainingError, match="no picture in"):
-        recipe_of.pictures_in(tmp_path)
+@pytest.mark.parametrize("named, sentence", [("empty", "There are no pictures in"), ("nowhere", "There is no folder")])
+def test_a_folder_without_pictures_is_refused_in_a_sentence(tmp_path, capsys, named, sentence):
+    (tmp_path / "empty").mkdir()
+    folders = ("--work", str(tmp_path / "work"), "--photos", str(tmp_path / named))
+    assert main(["train-refiner", str(tmp_path / "refiner.safetensors"), *folders, "--steps", "1"]) == 1
+    assert f"{sentence} {tmp_path / named}" in capsys.readouterr().err
+
+
+def test_photos_of_every_kind_that_is_read_are_used(rendered, tmp_path):
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    (tmp_path / "photos").mkdir()
+    for name in ("one.webp", "two.tif", "three.bmp", ".hidden.png"):
+        Image.new("RGB", (200, 200), "teal").save(tmp_path / "photos" / name)
+    folders = ("--work", str(work), "--photos", str(tmp_path / "photos"))
+    numbers = ("--steps", "1", "--gallery", "4", "--renderers", "0", "--quiet")
+    assert main(["train-refiner", str(output), *folders, *numbers]) == 0
+    with safe_open(output, "pt") as file:
+        assert json.loads(file.metadata()["pictures"]).keys() == {"one.webp", "two.tif", "three.bmp"}
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture at all", "half"])
+def test_a_rendered_picture_that_is_damaged_is_named(rendered, tmp_path, content):
+    work = copied(rendered, tmp_path)
+    file = work / "gallery" / "00001.npy"
+    file.write_bytes(file.read_bytes()[:9000] if content == "half" else content)
+    with pytest.raises(TrainingError, match="00001.npy is damaged. Remove it"):
+        recipe_of.train_refiner(tmp_path / "refiner.safetensors", work, small_recipe(steps=1), renderers=0)
+
+
+def test_a_place_that_takes_no_weights_is_refused_before_the_training(rendered, tmp_path):
+    work = copied(rendered, tmp_path)
+    (tmp_path / "file").touch()
+    for output, error, sentence in (
+        (tmp_path, TrainingError, "is a folder. Name the file"),
+        (tmp_path / "file" / "refiner.safetensors", OSError, "file"),
+    ):
+        with pytest.raises(error, match=sentence):
+            recipe_of.train_refiner(output, work, small_recipe(steps=1), renderers=0)
+        assert not (work / "state.pt").exists()
 
 
 def test_photos_and_cut_outs_that_cannot_be_used_are_skipped_counted_and_named(rendered, tmp_path, capsys):

@@ -84,6 +84,7 @@ def test_several_data_sets_are_several_tables(tmp_path):
         ('embedding_cache = "c"\n' + RENDERED, "say with `distinct` how many"),
         (LEAST + "rendered = 3", "rendered is a table"),
         (LEAST + "foregrounds = 3", "foregrounds is written as \\[\\[foregrounds\\]\\] tables"),
+        (LEAST + "foregrounds = [3]", "foregrounds is written as \\[\\[foregrounds\\]\\] tables"),
         ("folder = ", "is not a TOML file"),
         ('folder = ""\nsam = "x"\n[rendered]', "folder is a path"),
         ('folder = "~nobody-of-this-name/run"\nsam = "x"\n[rendered]', "folder is ~nobody.*no such user's folder"),

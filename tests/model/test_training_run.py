@@ -196,7 +196,7 @@ def test_a_finished_run_is_not_run_again(config):
 
 def test_a_run_goes_on_only_with_the_settings_it_was_begun_with(config):
     train(replace(config, schedule=Schedule(steps=2, batch=2)), Told())
-    with pytest.raises(TrainingError, match="begun with other settings: schedule was .*folder of its own"):
+    with pytest.raises(TrainingError, match="settings: schedule.steps was 2 and is now 4. .*folder of its own"):
         train(config, Told())
     with pytest.raises(TrainingError, match="seed was 0 and is now 1"):
         train(replace(config, schedule=Schedule(steps=2, batch=2), seed=1), Told())
@@ -330,6 +330,16 @@ def test_a_line_that_was_cut_off_in_its_step_is_no_earlier_step(tmp_path):
     curve.write_text("step,loss\n1,0.5\n2,0.25\n1234,0.125\n12")
     Table(curve, ("step", "loss"), first=100).close()
     assert curve.read_text() == "step,loss\n1,0.5\n2,0.25\n"
+
+
+@pytest.mark.parametrize("line", ["2,0,25", "2,lower", "2,\xbd"], ids=["comma", "word", "sign"])
+def test_a_table_that_was_written_to_is_named(tmp_path, line):
+    curve = tmp_path / "losses.csv"
+    content = f"step,loss\n1,0.5\n{line}\n".encode("latin-1")
+    curve.write_bytes(content)
+    with pytest.raises(TrainingError, match="losses.csv is no longer the run's table of numbers. Move it away"):
+        Table(curve, ("step", "loss"), first=100)
+    assert curve.read_bytes() == content
 
 
 def test_validation_does_not_change_what_is_learned(config, tmp_path):

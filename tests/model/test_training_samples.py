@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,36 @@ def test_pictures_smaller_than_the_square_are_enlarged(height, width):
     assert part.shape == (SIDE, SIDE, 3)
     assert part_alpha.shape == (SIDE, SIDE)
     assert part == pytest.approx(0.5, abs=1e-5)
+
+
+def test_a_long_picture_is_enlarged_where_it_is_cut_and_not_in_all_its_length():
+    alpha = np.zeros((20, 20_000), np.float32)
+    alpha[5:, 100:400] = alpha[:15, 18_000:18_300] = 1
+    picture = np.repeat(alpha[..., None], 3, axis=2)
+    tracemalloc.start()
+    parts = [cropped(np.random.default_rng(seed), picture, alpha, SIDE) for seed in range(20)]
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 16e6, "64 x 64,000 pixels of four channels take 65 MB"
+    shown = [part_alpha for _, part_alpha in parts]
+    assert all(part_alpha.shape == (SIDE, SIDE) and 0 < part_alpha.mean() < 1 for part_alpha in shown)
+    assert all(part == pytest.approx(np.dstack([part_alpha] * 3)) for part, part_alpha in parts)
+    # The first subject reaches the lower border, the second the upper one.
+    lower = sum(part_alpha[-1].any() and not part_alpha[0].any() for part_alpha in shown)
+    assert 4 <= lower <= 16
+
+
+def test_a_long_background_is_enlarged_where_it_is_cut(data):
+    for file in (data / "bg").iterdir():
+        write(file, np.linspace((0, 0, 0.1), (0, 0, 1), 20_000)[None].repeat(20, axis=0))
+    samples = Samples(config(data), SIDE)
+    tracemalloc.start()
+    shown = [samples[number] for number in range(8)]
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 30e6, "64 x 64,000 pixels of three channels take 49 MB, and are clipped into as many again"
+    blues = [sample.picture[sample.alpha == 0][:, 2].mean() for sample in shown]
+    assert np.ptp(blues) > 60, "from all of its length"
 
 
 def test_colours_change_within_bounds_and_one_change_holds_for_the_whole_subject():
