@@ -29,7 +29,7 @@ _HOMES = {
     "matte_without_models": "classical",
     "over": "composite",
     "read_photo": "photo",
-    "share_pixels": "matting",
+    "share_pixels": "instances",
     "with_alpha": "composite",
     "write_picture": "photo",
 }
