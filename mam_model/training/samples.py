@@ -308,13 +308,14 @@ def cropped(
     height, width = alpha.shape
     if _is_cut_first(height, width, side):
         height = width = min(height, width)
-        square = _square_on_edge(rng, alpha, height)
+        # Not a trimap's band: as thin as it is before the picture is enlarged, it can be less than a pixel wide.
+        square = _square_around(rng, _edge(alpha), height)
         picture, alpha = picture[square], alpha[square]
     if min(height, width) < side:
         factor = side / min(height, width)
         height, width = max(side, round(height * factor)), max(side, round(width * factor))
         picture, alpha = _resized_pair(rng, picture, alpha, height, width)
-    square = _square_on_edge(rng, alpha, side)
+    square = _square_around(rng, random_trimap(rng, alpha) == 0.5, side)
     return picture[square], alpha[square].copy()
 
 
@@ -349,11 +350,20 @@ def _is_cut_first(height: int, width: int, side: int) -> bool:
     return min(height, width) < side and max(height, width) > _LONGEST * min(height, width)
 
 
-def _square_on_edge(rng: np.random.Generator, alpha: np.ndarray, side: int) -> tuple[slice, slice]:
-    """A square of `side` pixels around a random pixel of a random trimap's unknown band, moved into the picture."""
-    height, width = alpha.shape
-    unknown = np.flatnonzero(random_trimap(rng, alpha) == 0.5)
-    place = unknown[rng.integers(unknown.size)] if unknown.size else rng.integers(alpha.size)
+def _edge(alpha: np.ndarray) -> np.ndarray:
+    """bool [H, W], where alpha is not what it is all around."""
+    import cv2
+
+    around = np.ones((3, 3), dtype=np.uint8)
+    return cv2.dilate(alpha, around) != cv2.erode(alpha, around)
+
+
+def _square_around(rng: np.random.Generator, wanted: np.ndarray, side: int) -> tuple[slice, slice]:
+    """A square of `side` pixels around a random one of the wanted pixels, or of all if there are none, moved into the
+    picture."""
+    height, width = wanted.shape
+    found = np.flatnonzero(wanted)
+    place = found[rng.integers(found.size)] if found.size else rng.integers(wanted.size)
     row, column = divmod(int(place), width)
     top = min(max(0, row - side // 2), height - side)
     left = min(max(0, column - side // 2), width - side)
