@@ -88,7 +88,7 @@ def test_as_one_foreground_there_is_one_matte_per_frame(comfy, graph):
 
 
 def test_no_more_things_are_matted_than_asked_for(comfy, graph, monkeypatch):
-    matted = count_calls(monkeypatch, comfy.module("nodes.models"), "matte_targets")
+    matted = count_calls(monkeypatch, comfy.module("mam_model.matting"), "matte_targets")
     for most in (1, 3):
         matted.clear()
         _, mattes, index = results(comfy.run(graph(pictures(1, 32, 48), **{**FIND_NOISE, "most": most})))

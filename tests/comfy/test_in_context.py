@@ -308,9 +308,10 @@ def test_comfyuis_unet_gives_the_taps_and_the_alpha_of_the_published_system(comf
         target = taps.capture_taps(run, stored["x_src"], 2, taps.Wanted.TARGET)
         reference = taps.capture_taps(run, stored["x_ref"], 1, taps.Wanted.REFERENCE)
     close = torch.testing.assert_close
-    close(target.coarse, stored["f24"], atol=2e-5, rtol=0)
-    close(target.fine, stored["f48"], atol=2e-5, rtol=0)
-    close(reference.fine, stored["ref48"], atol=2e-5, rtol=0)
+    # 2e-5 was measured on a processor without AVX-512, of features as large as 10.
+    close(target.coarse, stored["f24"], atol=5e-5, rtol=0)
+    close(target.fine, stored["f48"], atol=5e-5, rtol=0)
+    close(reference.fine, stored["ref48"], atol=5e-5, rtol=0)
     close(target.coarse_attention, stored["a24"].flatten(1, 2), atol=3e-7, rtol=0)
     close(target.fine_attention, stored["a48"].flatten(1, 2), atol=3e-7, rtol=0)
 

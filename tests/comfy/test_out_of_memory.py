@@ -164,12 +164,12 @@ def test_a_network_in_half_precision_goes_on_in_float32(
     assert run.ok, run.error
     assert sum("on the processor" in line for line in said()) == 2
     monkeypatch.undo()
-    matting = comfy.module("mam_model.matting")
+    matting, share_pixels = comfy.module("mam_model.matting"), comfy.module("mam_model.instances").share_pixels
     # Segment has brought SAM back.
     sam, m2m = (copy.deepcopy(run.output(name).network).float() for name in ("sam", "m2m"))
     networks = matting.MattingAnything(sam, m2m)
     mattes = [networks.matte(picture, run.output("prompt").frames[0]) for picture in pictures(3, 32, 48)]
-    expected = torch.cat([matting.share_pixels(matte) for matte in mattes])
+    expected = torch.cat([share_pixels(matte) for matte in mattes])
     torch.testing.assert_close(run.output("mattes" if kind is whole else "merged", 1), expected, atol=2e-3, rtol=0)
 
 

@@ -583,7 +583,7 @@ def indexed(draw, library):
         targets = draw(mattes(count, height, width)).float() if count else torch.zeros(0, height, width)
         prompts_of_frame = [library("prompt").Prompt(label=draw(LABELS)) for _ in range(count)]
         scores = draw(st.lists(st.floats(0, 1), min_size=count, max_size=count))
-        targets = library("matting").share_pixels(targets)
+        targets = library("instances").share_pixels(targets)
         entries += library("instances").describe(frame, prompts_of_frame, scores, targets)
         alphas.append(targets if count else torch.zeros(1, height, width))
     index = library("instances").Instances(tuple(entries), frame_total)

@@ -189,7 +189,7 @@ WORK_PER_FRAME = {
     "guidance": ("mam_model.sam", "Sam", "decode"),
     "embedding": ("mam_model.sam", "Sam", "encode_content"),
     "pyramid": ("mam_model.m2m", "FoldedMaskToMatte", "forward"),
-    "merged": ("nodes.steps", None, "merge_targets"),
+    "merged": ("mam_model.matting", None, "merge_targets"),
     "classical": ("mam_model.classical", None, "matte_without_models"),
     "composite": ("nodes.compositing", None, "over"),
     "preview": ("nodes.compositing", None, "_seen"),
