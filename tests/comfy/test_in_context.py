@@ -308,12 +308,12 @@ def test_comfyuis_unet_gives_the_taps_and_the_alpha_of_the_published_system(comf
         target = taps.capture_taps(run, stored["x_src"], 2, taps.Wanted.TARGET)
         reference = taps.capture_taps(run, stored["x_ref"], 1, taps.Wanted.REFERENCE)
     close = torch.testing.assert_close
-    # 2e-5 was measured on a processor without AVX-512, of features as large as 10.
+    # A processor without AVX-512 was 2e-5 away, in features as large as 10, and 3.2e-7 in the attention.
     close(target.coarse, stored["f24"], atol=5e-5, rtol=0)
     close(target.fine, stored["f48"], atol=5e-5, rtol=0)
     close(reference.fine, stored["ref48"], atol=5e-5, rtol=0)
-    close(target.coarse_attention, stored["a24"].flatten(1, 2), atol=3e-7, rtol=0)
-    close(target.fine_attention, stored["a48"].flatten(1, 2), atol=3e-7, rtol=0)
+    close(target.coarse_attention, stored["a24"].flatten(1, 2), atol=1e-6, rtol=0)
+    close(target.fine_attention, stored["a48"].flatten(1, 2), atol=1e-6, rtol=0)
 
     decoder = comfyui.module("mam_model.checkpoint").load_in_context_decoder(GOLDEN / "decoder_tiny.safetensors")
     # A place of 16 x 16 pixels counts when the mask covers all of it.
