@@ -140,8 +140,9 @@ def _is_a_mark(view: np.ndarray, hint: np.ndarray, mask: np.ndarray, click_px: f
         click_px: the radius of a click in seen pixels; the outline is asked only of what is nowhere thicker.
     """
     kept = (mask & hint).sum() / max(1, hint.sum())
-    # What is cut off by the picture's border is no thicker than what is seen of it.
-    if _depth(np.pad(hint, 1)).max() > max(1.0, click_px):
+    # What is cut off by the picture's border is no thicker than what is seen of it. Depths reach to the centre of the
+    # nearest pixel outside, half a pixel farther than the edge.
+    if _depth(np.pad(hint, 1)).max() - 0.5 > max(1.0, click_px):
         return kept <= _LOST
     edges = _edge_strength(view)
     return kept <= _LOST_OF_THIN or _along_edges(mask, edges) < _ALONG * edges.mean()
