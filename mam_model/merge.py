@@ -264,5 +264,5 @@ def reach_of_box(box: Window, height: int, width: int, options: MergeOptions = P
 
 
 def _reach_px(options: MergeOptions) -> int:
-    """How far from the mask alpha can be anything but 0: an ellipse of n pixels carries a value n // 2 at most."""
+    """How far from the mask's edge alpha can be changed, as an ellipse of n pixels carries a value n // 2 at most."""
     return sum(_size(width_px) // 2 for width_px in (options.width_os8, options.width_os4, options.width_os1))
