@@ -118,7 +118,7 @@ def test_the_features_are_the_same_at_the_published_size(form):
         theirs = published(images)
         ours = of_the_same_weights(published, config)(images)
     apart = (ours - theirs).abs()
-    assert apart.max() < 1.5e-5
+    assert apart.max() < (1e-5 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 1.5e-5)
     assert apart.square().mean().sqrt() < 2.5e-6
 
 
