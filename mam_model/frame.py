@@ -215,6 +215,7 @@ class Frame:
             top, left: where in the square it begins.
         """
         # One direction after the other, each output pixel from its two neighbours: rows last, which are contiguous.
+        # `index_select` brings over the same values as an index, in half the time and less.
         upper, lower, down = _neighbours(window.top, window.bottom, self.height, self.content_height)
         before, after, right = _neighbours(window.left, window.right, self.width, self.content_width)
         part = part[..., int(upper[0]) - top : int(lower[-1]) + 1 - top, :]
@@ -222,11 +223,11 @@ class Frame:
             part = part[..., window.left - left : window.right - left]
         else:
             before, after, right = (x.to(part.device) for x in (before - left, after - left, right))
-            part = torch.lerp(part[..., before], part[..., after], right.to(part.dtype))
+            part = torch.lerp(part.index_select(-1, before), part.index_select(-1, after), right.to(part.dtype))
         if self.content_height == self.height:
             return part[..., : window.height, :]
         upper, lower, down = (x.to(part.device) for x in (upper - upper[0], lower - upper[0], down))
-        return torch.lerp(part[..., upper, :], part[..., lower, :], down.to(part.dtype)[:, None])
+        return torch.lerp(part.index_select(-2, upper), part.index_select(-2, lower), down.to(part.dtype)[:, None])
 
     def _padded(self, content: Tensor) -> Tensor:
         height, width = content.shape[-2:]
