@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .frame import Frame
-from .m2m import FoldedMaskToMatte, PictureFeatures, alpha_of, shrunk_mask
+from .m2m import FoldedMaskToMatte, PictureFeatures, alpha_of, beside, shrunk_mask
 from .merge import PUBLISHED_MERGE, MergeOptions, merge_together, reach_of_box
 from .regions import Window, in_one_size
 from .sam import Guidance
@@ -152,12 +152,12 @@ class WindowedPyramids:
     def _layer3(self) -> Tensor:
         shown = [_cut(self.picture.image_os8, self.coarse_windows)]
         shown.append(_cut(shrunk_mask(self.masks, 2), self.coarse_windows))
-        x = self.m2m.layer3(torch.cat([self.coarse, *shown], dim=1))
+        x = self.m2m.layer3(beside(self.coarse, *shown))
         return _kept(x, self.coarse_windows, self.fine_windows)
 
     def _os1(self) -> Tensor:
         shown = [_cut(self.picture.image_os4, self.fine_windows), _cut(self.masks, self.fine_windows)]
-        x = self.m2m.layer4(torch.cat([self.fine, *shown], dim=1))
+        x = self.m2m.layer4(beside(self.fine, *shown))
         self.fine = None
         return self.m2m.refine_OS1(self.m2m.last_upsampling(x))
 

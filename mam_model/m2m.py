@@ -269,8 +269,7 @@ class FoldedMaskToMatte(nn.Module):
         features = embedding.features.to(weight)
         grid = features.shape[-1]
         images = [_resized(image, (n * grid, n * grid)) for n in (1, 2, 4)]
-        seen = torch.cat([features, images[0]], dim=1).contiguous(memory_format=torch.channels_last)
-        upsampled, shortcut = self.layer2[0].without_mask(seen)
+        upsampled, shortcut = self.layer2[0].without_mask(beside(features, images[0]))
         return PictureFeatures(upsampled, shortcut, images[1], images[2], embedding.frame)
 
 
@@ -440,6 +439,14 @@ def _run_stages(net, features: Tensor, image: Tensor, mask: Tensor, last_upsampl
 
 def _resized(x: Tensor, size) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def beside(*parts: Tensor) -> Tensor:
+    """Channels after channels: some [N, C, h, w] -> [N, all C together, h, w], with the channels last in memory.
+
+    That is how convolutions take them, who otherwise copy them first.
+    """
+    return torch.cat([part.permute(0, 2, 3, 1) for part in parts], dim=3).permute(0, 3, 1, 2)
 
 
 def shrunk_mask(mask: Tensor, factor: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .frame import Frame
-from .m2m import FoldedMaskToMatte, PictureFeatures, Sides, alpha_of, shrunk_mask
+from .m2m import FoldedMaskToMatte, PictureFeatures, Sides, alpha_of, beside, shrunk_mask
 from .regions import Window, cover, strips
 
 # How far a stage looks, in cells of its output: one for the transposed convolution and one for each 3 x 3 convolution.
@@ -97,7 +97,7 @@ class PartialPyramid:
         for piece in cover(cells, _FINE_HALO, _MOST_CELLS[1]):
             around = piece.grown(_FINE_HALO, *cells.shape)
             x = around.within(self.fine_window).of(self.fine)
-            x = torch.cat([x, around.of(self.picture.image_os4), around.of(self.mask)], dim=1)
+            x = beside(x, around.of(self.picture.image_os4), around.of(self.mask))
             sides = _sides_of(around, len(cells))
             for block in self.m2m.layer4:
                 x = block(x, sides)
@@ -122,11 +122,11 @@ class PartialPyramid:
             self.fine = torch.empty(
                 shape, dtype=self.mask.dtype, device=self.mask.device, memory_format=torch.channels_last
             )
-            self.shown = torch.cat([self.picture.image_os8, shrunk_mask(self.mask, 2)], dim=1)
+            self.shown = beside(self.picture.image_os8, shrunk_mask(self.mask, 2))
         for piece in cover(cells & ~self.known, _STAGE_HALO, _MOST_CELLS[0]):
             around = piece.grown(_STAGE_HALO, *cells.shape).coarser(2)
             x = around.within(self.coarse_window).of(self.coarse)
-            x = torch.cat([x, around.of(self.shown)], dim=1)
+            x = beside(x, around.of(self.shown))
             sides = _sides_of(around, len(cells) // 2)
             for block in self.m2m.layer3:
                 x = block(x, sides)

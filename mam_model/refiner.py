@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoint import CheckpointError
-from .m2m import AlphaPyramid
+from .m2m import AlphaPyramid, beside
 from .merge import unknown_area
 from .regions import Window, cover
 
@@ -123,7 +123,7 @@ class MaskRefiner(nn.Module):
         shown = F.pad(torch.cat([picture, mask], dim=1), beyond, mode="replicate")
         picture, mask = shown[:, :3], shown[:, 3:]
         models = [color_model(picture, mask, cell, radius) for cell, radius in _COLOR_MODELS]
-        centred = (torch.cat([shown, *models], dim=1) - 0.5).to(shown.dtype)
+        centred = (beside(shown, *models) - 0.5).to(shown.dtype)
         x2 = self.down2(F.pixel_unshuffle(centred, 2))
         x4 = self.down4(x2)
         x8 = self.down8(x4)
@@ -134,7 +134,7 @@ class MaskRefiner(nn.Module):
         os4 = _enlarged(F.avg_pool2d(_certain(os8), 4) + self.os4(x4).float(), 4)
         coarse = _certain(os4)
         fine = F.pixel_shuffle(self.narrow2(x2), 2)
-        fine = self.detail(torch.cat([fine, centred.to(fine.dtype), (coarse - 0.5).to(fine.dtype)], dim=1))
+        fine = self.detail(beside(fine, centred.to(fine.dtype), (coarse - 0.5).to(fine.dtype)))
         os1 = coarse + self.os1(fine).float()
         return AlphaPyramid(*(self._limited(scale[..., :height, :width]) for scale in (os8, os4, os1)))
 
@@ -194,8 +194,10 @@ def color_model(picture: Tensor, mask: Tensor, cell_px: int, radius: int) -> Ten
 def _around(x: Tensor, radius: int) -> Tensor:
     """Means over squares, less what of them lies outside."""
     side = 2 * radius + 1
+    # With the channels last several are summed at once, in the same order; what follows takes them one by one.
+    x = x.contiguous(memory_format=torch.channels_last)
     x = F.avg_pool2d(x, (side, 1), 1, (radius, 0), count_include_pad=False)
-    return F.avg_pool2d(x, (1, side), 1, (0, radius), count_include_pad=False)
+    return F.avg_pool2d(x, (1, side), 1, (0, radius), count_include_pad=False).contiguous()
 
 
 def _doubled(x: Tensor) -> Tensor:
