@@ -33,6 +33,8 @@ REACH_PX = 96
 
 # What is computed around a tile and thrown away, so that its own pixels see what lies around them.
 _HALO_PX = 64
+# Rows of a tile of which os1 is computed at a time.
+_STRIP_PX = 128
 # Bands in which os4 and os1 replace the coarser scale, as `MergeOptions` counts them.
 _WIDTH_OS4_PX = 40
 _WIDTH_OS1_PX = 20
@@ -132,11 +134,24 @@ class MaskRefiner(nn.Module):
         x2 = self.up2(x2 + _doubled(self.narrow4(x4)))
         os8 = _enlarged(F.avg_pool2d(mask, 8) + self.os8(x8).float(), 8)
         os4 = _enlarged(F.avg_pool2d(_certain(os8), 4) + self.os4(x4).float(), 4)
-        coarse = _certain(os4)
-        fine = F.pixel_shuffle(self.narrow2(x2), 2)
-        fine = self.detail(beside(fine, centred.to(fine.dtype), (coarse - 0.5).to(fine.dtype)))
-        os1 = coarse + self.os1(fine).float()
+        os1 = self._finest(x2, centred, _certain(os4))
         return AlphaPyramid(*(self._limited(scale[..., :height, :width]) for scale in (os8, os4, os1)))
+
+    def _finest(self, x2: Tensor, centred: Tensor, coarse: Tensor) -> Tensor:
+        """os1 from the features of 2 x 2 pixels and, of each pixel, what is shown and os4; all of one picture's size."""
+        height = coarse.shape[-2]
+        # Here are the most pixels: a strip's tensors fit into memory that is there already, where those of the whole
+        # would be fresh memory, which takes as long again. Normalising by the batch needs the whole.
+        rows = height if self.training else _STRIP_PX
+        strips = []
+        for top in range(0, height, rows):
+            # A row beyond each side for either convolution, and whole cells.
+            first, last = max(0, top - 2), min(height, top + rows + 2)
+            fine = F.pixel_shuffle(self.narrow2(x2[..., first // 2 : last // 2, :]), 2)
+            shown, known = (x[..., first:last, :].to(fine.dtype) for x in (centred, coarse - 0.5))
+            found = self.os1(self.detail(beside(fine, shown, known))).float()
+            strips.append(found[..., top - first : top - first + rows, :])
+        return coarse + torch.cat(strips, dim=2)
 
     def _limited(self, alpha: Tensor) -> Tensor:
         limited = alpha.clamp(0, 1)

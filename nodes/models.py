@@ -371,8 +371,8 @@ class SharedInContextDecoder(SharedModel):
 class SharedRefiner(SharedModel):
     """The mask refiner, whose weights come with the pack."""
 
-    # What refining needs beside the weights, whatever the picture's size: measured on a processor with whole tiles.
-    refining_bytes = 700 * 1024**2
+    # What refining needs beside the weights, whatever the picture's size: 540 MB measured on a processor, whole tiles.
+    refining_bytes = 600 * 1024**2
 
     def refine(self, picture: Tensor, mask: Tensor, on_tile: Callable[[int, int], None] | None = None) -> Tensor:
         """The alpha of a rough mask, float32 [H, W] on the CPU, after `load`. See `refine_mask`."""
