@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .morphology import outline
 from .prompt import Prompt, Scribble
 from .scribble import with_certain_strokes
 from .trimap import SURE_BACKGROUND, SURE_SUBJECT, trimap_from_mask
@@ -407,10 +408,8 @@ def _edge_strength(view: np.ndarray) -> np.ndarray:
 
 def _along_edges(mask: np.ndarray, edges: np.ndarray) -> float:
     """Mean edge strength along the mask's outline; the picture's border is no outline."""
-    around = np.ones((3, 3), np.uint8)
-    area = mask.astype(np.uint8)
-    outline = cv2.dilate(area, around) != cv2.erode(area, around)
-    return float(edges[outline].mean()) if outline.any() else 0.0
+    around = outline(mask)
+    return float(edges[around].mean()) if around.any() else 0.0
 
 
 def _geodesic_distance(view: np.ndarray, start: np.ndarray) -> np.ndarray:

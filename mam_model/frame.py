@@ -1,5 +1,4 @@
 """The one place that maps the original picture to SAM's padded square and back."""
-# OpenCV is imported where it is used, so that importing the library costs ComfyUI no start-up time.
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .morphology import outline
 from .regions import Window, strips
 
 # SAM's normalisation, on the 0..255 scale (segment-anything, build_sam.py).
@@ -145,15 +145,11 @@ class Frame:
         """
         if logits.device.type != "cpu":
             return self.logits_to_original(logits, window)[0, 0] > 0
-        import cv2
-
         positive = logits[0, 0] > 0
         rows, _, _ = _neighbours(window.top, window.bottom, self.height, self.content_height)
         columns, _, _ = _neighbours(window.left, window.right, self.width, self.content_width)
         mask = positive[:, columns // 4][rows // 4]
-        signs, around = positive.numpy().view(np.uint8), np.ones((3, 3), dtype=np.uint8)
-        near_edge = cv2.dilate(signs, around) != cv2.erode(signs, around)
-        for cells in strips(near_edge, across=16):
+        for cells in strips(outline(positive.numpy()), across=16):
             part = self.window_over(cells.finer(4)).shared_with(window)
             if part is not None:
                 part.within(window).of(mask)[:] = self.logits_to_original(logits, part)[0, 0] > 0

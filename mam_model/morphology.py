@@ -1,4 +1,5 @@
-"""Widening areas of a picture by an ellipse: by OpenCV in arrays, by shifts in tensors, both bit for bit the same.
+"""Areas of a picture: their outline, and widening them by an ellipse, by OpenCV in arrays and by shifts in tensors,
+both bit for bit the same.
 
 Of an array OpenCV is the fastest. A tensor may lie on a GPU, and should not have to leave it: a row of an ellipse is a
 run of neighbours, and a run of 2 n is two runs of n, so widening takes some thirty shifted copies for the widths in
@@ -43,6 +44,22 @@ def dilated(area: np.ndarray | Tensor, size: int) -> np.ndarray | Tensor:
 def eroded(area: np.ndarray | Tensor, size: int) -> np.ndarray | Tensor:
     """Every pixel that has nothing but the area in the ellipse around it. Beyond the edge everything belongs to it."""
     return ~dilated(~area, size)
+
+
+def outline(area: np.ndarray) -> np.ndarray:
+    """Every pixel of the area that has one outside it among its eight neighbours, and every one outside that has one of
+    the area. The picture's border is no outline.
+
+    Args:
+        area: bool [h, w].
+    Returns:
+        bool [h, w].
+    """
+    import cv2
+
+    around = np.ones((3, 3), dtype=np.uint8)
+    levels = area.view(np.uint8)
+    return cv2.dilate(levels, around) != cv2.erode(levels, around)
 
 
 def _dilated_by_runs(area: Tensor, size: int) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mam_model.morphology import dilated, ellipse, eroded
+from mam_model.morphology import dilated, ellipse, eroded, outline
 
 SIZES = range(1, 61)
 
@@ -87,3 +87,11 @@ def test_the_area_itself_is_left_alone():
     dilated(area, 9)
     eroded(area, 9)
     assert torch.equal(area, before)
+
+
+def test_the_outline_is_both_sides_of_every_change_and_never_the_pictures_border():
+    for area in random_areas(0, 17, 23):
+        padded = np.pad(area, 1, mode="edge")
+        seen = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*area.shape, 9)
+        assert np.array_equal(outline(area), seen.any(axis=-1) & ~seen.all(axis=-1))
+    assert not outline(np.ones((5, 1), bool)).any()
