@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from ..interrupts import unheard_by_children
+from ..morphology import outline
 from ..photo import PhotoError, read_photo
 from ..prompt import Prompt
 from .config import Augmentation, Backgrounds, Composed, Config, Foregrounds, Rendering, TrainingError
 from .folders import Pair, find_pairs, find_pictures, read_pair
-from .weight_maps import generator, random_trimap, scaled
+from .weight_maps import generator, plain, random_trimap, scaled
 
 # So many draws in a row without a sample mean that the data is of no use, not that the draws were unlucky.
 _MOST_DRAWS = 30
@@ -351,11 +352,9 @@ def _is_cut_first(height: int, width: int, side: int) -> bool:
 
 
 def _edge(alpha: np.ndarray) -> np.ndarray:
-    """bool [H, W], where alpha is not what it is all around."""
-    import cv2
-
-    around = np.ones((3, 3), dtype=np.uint8)
-    return cv2.dilate(alpha, around) != cv2.erode(alpha, around)
+    """bool [H, W], where alpha is soft, and on both sides of where it changes from 0 to 1."""
+    transparent, opaque = plain(alpha)
+    return ~(transparent | opaque) | outline(opaque)
 
 
 def _square_around(rng: np.random.Generator, wanted: np.ndarray, side: int) -> tuple[slice, slice]:

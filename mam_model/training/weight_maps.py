@@ -21,8 +21,8 @@ from .config import PUBLISHED_SIDE_PX, Schedule
 WIDEST_OS4_PX = 29
 WIDEST_OS1_PX = 14
 _WIDEST_TRIMAP_PX = 30
-# Half of an 8-bit level: nearer to 0 or 1 than this, an alpha of 8 bits is 0 or 1.
-_HALF_LEVEL = 0.5 / 255
+# Between one level of 8 bits and two: rounding and JPEG leave one of them in alphas that are 0 or 1.
+_NOISE = 1.5 / 255
 
 
 def generator(seed: int, *what: int | str) -> np.random.Generator:
@@ -94,16 +94,26 @@ def random_trimap(rng: np.random.Generator, alpha: np.ndarray) -> np.ndarray:
     """
     import cv2
 
+    transparent, opaque = plain(alpha)
     shorter = min(alpha.shape)
     widest_px = scaled(_WIDEST_TRIMAP_PX, min(shorter, PUBLISHED_SIDE_PX))
     # Discs grow with the picture where it is larger than 2048 pixels.
     widest_px = max(widest_px, int(shorter / 2048 * _WIDEST_TRIMAP_PX))
     sure = []
-    for side in (alpha >= 1 - _HALF_LEVEL, alpha <= _HALF_LEVEL):
+    for side in (opaque, transparent):
         diameter = int(rng.integers(1, widest_px + 1))
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (diameter, diameter))
         sure.append(cv2.erode(side.view(np.uint8), disc).view(bool))
     return np.where(sure[0], np.float32(1), np.where(sure[1], np.float32(0), np.float32(0.5)))
+
+
+def plain(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two bool arrays of alpha's shape: where it is plainly 0, and where it is plainly 1.
+
+    A level of 8 bits from them it still is. The released code takes 0 and 1 alone; then a speck that nobody sees is as
+    much of an edge as hair is.
+    """
+    return alpha <= _NOISE, alpha >= 1 - _NOISE
 
 
 def scaled(width_px: int, side_px: int) -> int:

@@ -149,6 +149,18 @@ def test_a_crop_shows_some_of_the_subjects_edge(seed):
     assert 0 < part_alpha.mean() < 1
 
 
+@pytest.mark.parametrize("height, width", [(400, 500), (20, 2_000)])
+def test_noise_of_a_level_draws_no_crop_away_from_the_edge(height, width):
+    alpha = np.zeros((height, width), np.float32)
+    alpha[height * 3 // 4 :, width // 2 :] = 1
+    noise = np.random.default_rng(0).integers(0, 2, alpha.shape) / 255
+    noisy = np.abs(alpha - noise).astype(np.float32)
+    picture = np.repeat(noisy[..., None], 3, axis=2)
+    for seed in range(12):
+        _, part = cropped(np.random.default_rng(seed), picture, noisy, SIDE)
+        assert 0 < (part > 0.5).mean() < 1
+
+
 @pytest.mark.parametrize("height, width", [(64, 64), (10, 200), (63, 65), (1, 1)])
 def test_pictures_smaller_than_the_square_are_enlarged(height, width):
     picture, alpha = np.full((height, width, 3), 0.5, np.float32), np.ones((height, width), np.float32)

@@ -162,3 +162,15 @@ def test_trimaps_differ_in_width():
     alpha = soft_disc(1024, 300, 2)
     areas = {int((random_trimap(np.random.default_rng(seed), alpha) == 0.5).sum()) for seed in range(8)}
     assert len(areas) > 5
+
+
+def test_a_level_of_8_bits_is_no_edge():
+    """Rounding and JPEG leave it in alphas that are 0 or 1."""
+    alpha = np.zeros((256, 256), np.float32)
+    alpha[100:150, 100:150] = 1
+    noisy = np.abs(alpha - (np.random.default_rng(0).integers(0, 2, alpha.shape) / 255).astype(np.float32))
+    for seed in range(4):
+        trimaps = [random_trimap(np.random.default_rng(seed), one) for one in (alpha, noisy)]
+        assert np.array_equal(*trimaps)
+    noisy[20, 20] = 2 / 255
+    assert random_trimap(np.random.default_rng(0), noisy)[20, 20] == 0.5
