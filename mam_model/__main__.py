@@ -354,6 +354,10 @@ def _train_refiner(options: argparse.Namespace) -> int:
     for name, least in (("minutes", 0), ("steps", 0), ("seed", 0), ("gallery", 1), ("renderers", 0), ("threads", 0)):
         if not getattr(options, name) >= least:
             options.refuse(f"--{name} goes from {least} upwards")
+    if options.seed > 2**62:
+        options.refuse(f"--seed goes up to {2**62}")
+    if not options.minutes < math.inf:
+        options.refuse("--minutes is a number of minutes, so that the training has an end")
     if not 0 < options.learning_rate < math.inf:
         options.refuse("--learning-rate is a number above 0")
     if not (options.steps or options.minutes):
@@ -396,6 +400,7 @@ def _train_refiner(options: argparse.Namespace) -> int:
         start=options.start,
         renderers=options.renderers,
         skip=skip,
+        say=_say,
         on_step=None if options.quiet else on_step,
     )
     if skipped:

@@ -110,10 +110,12 @@ Networks are trained on such pictures, and `evaluate` takes the folder as a test
 
 _ABOUT_TRAIN_REFINER = """Trains the refiner on rendered pictures; writes its weights every five minutes and at the end.
 
-It runs on the processor alone. Stopped at any time, it goes on from the folder --work when the same command is given
-again; with more --minutes or --steps it goes on for longer, and other pictures, another seed or rate need another
-folder. Without --photos all backgrounds are drawn; photos make the weights better. Photos and cut-outs that cannot be
-used are skipped, named and counted. docs/refiner-model-card.md says what the weights of this pack were trained on."""
+It runs on the processor alone. Ctrl-C ends it after the step that is being made, with its state saved; a second one
+ends it at once. Stopped at any time, it goes on from the folder --work when the same command is given again; with more
+--minutes or --steps it goes on for longer, and other pictures, another seed or rate need another folder and another
+FILE: one that is there is replaced by the run that wrote it, and by no other. Without --photos all backgrounds are
+drawn; photos make the weights better. Photos and cut-outs that cannot be used are skipped, named and counted.
+docs/refiner-model-card.md says what the weights of this pack were trained on."""
 
 
 _ABOUT_TRAIN = f"""Trains Mask-to-Matte, the matting network of Matting Anything, for a SAM.

@@ -1,9 +1,10 @@
-"""Ctrl-C, which reaches every process of a terminal, is the affair of the first one alone."""
+"""Ctrl-C, which reaches every process of a terminal, is the affair of the first one alone, at a time that suits it."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
@@ -25,3 +26,28 @@ def unheard_by_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def stop_noted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed or the process told to end, instead of ending in the middle of a step.
+
+    A second Ctrl-C ends at once.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number, frame):
+        asked.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

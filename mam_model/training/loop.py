@@ -10,10 +10,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from ..checkpoint import load_m2m, load_sam
+from ..interrupts import stop_noted
 from ..m2m import MaskToMatte
 from ..sam import Sam
 from ..weights import find_file, model_folders
@@ -161,7 +160,7 @@ class _Run:
         guide = FrozenSam(self.sam, config.embedding_cache)
         model = place.wrapped(self.network.train())
         lower = torch.autocast(place.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
-        with _stop_signals() as stop_asked:
+        with stop_noted() as stop_asked:
             for samples in batches(self.samples, self.step, place.rank, place.world):
                 features, pictures, masks = guide.inputs(samples)
                 true = _stacked([sample.alpha for sample in samples], place)
@@ -286,31 +285,6 @@ def _difference(name: str, was: object, now: object) -> tuple[str, object, objec
 def _stacked(planes: list, place: Place) -> torch.Tensor:
     """[N, 1, side, side] of N arrays [side, side]."""
     return torch.stack([torch.from_numpy(plane) for plane in planes])[:, None].to(place.device)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed or the process told to end, instead of ending in the middle of a step.
-
-    A second Ctrl-C ends at once.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number, frame):
-        asked.set()
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _silent(sentence: str) -> None:

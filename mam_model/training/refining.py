@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import secrets
 import signal
 import threading
 import time
@@ -27,14 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..interrupts import unheard_by_children
+from ..interrupts import stop_noted, unheard_by_children
 from ..m2m import AlphaPyramid
 from ..photo import PhotoError, read_photo
 from ..refiner import MaskRefiner, read_weights
 from .config import TrainingError
 from .folders import Pair, read_pair
 from .losses import laplacian_loss
-from .saving import write_atomically
+from .saving import remove_parts, write_atomically
 
 GALLERY_PX = 512
 # How far masks are moved, in pixels of the picture; pieces are cut with as much around them.
@@ -546,32 +547,46 @@ def train_refiner(
     start: Path | None = None,
     renderers: int = 1,
     skip: Callable[[str], None] = lambda sentence: None,
+    say: Callable[[str], None] = lambda sentence: None,
     on_step: Callable[[int, float, float], None] | None = None,
     save_every_s: float = 300.0,
 ) -> int:
     """Trains a refiner and writes its averaged weights; goes on from `work` where an earlier run stopped.
 
+    Ctrl-C and SIGTERM end the run after the step that is being made, with its state and its weights.
+
     Args:
-        output: the weights, float16 safetensors.
+        output: the weights, float16 safetensors. A file that is there is replaced by the run that wrote it alone.
         work: folder of the rendered pictures and of the state from which a run goes on.
         photos: pictures that serve as backgrounds and as textures.
         true: pictures whose transparency is their true alpha.
         start: weights of an earlier run to begin with; None begins with random ones.
         renderers: processes that go on rendering meanwhile; with 0 the folder has to hold pictures already.
         skip: is told of each photo or cut-out that cannot be used. The run does without it.
+        say: is given a sentence when the run was stopped.
         on_step: is told the step, its loss and which share of the run is done.
     Returns:
         How many steps the weights have seen.
     Raises:
-        TrainingError: `output` is a folder, too few rendered pictures and nobody to render more, a rendered picture
-            that is damaged, no photo or no cut-out that can be used, or a state to go on from that is damaged or of
-            other settings.
+        TrainingError: `output` is a folder, no safetensors or there already, too few rendered pictures and nobody to
+            render more, a rendered picture that is damaged, no photo or no cut-out that can be used, or a state to go
+            on from that is damaged or of other settings.
         CheckpointError: `start` is missing, damaged or holds another network.
         OSError: a folder cannot be made, or a file not be written.
+        KeyboardInterrupt: the run was stopped, after its state was saved.
     """
     # The first weights are written after minutes, which would be lost on a place that takes none.
     if output.is_dir():
         raise TrainingError(f"{output} is a folder. Name the file of weights: {output / 'refiner.safetensors'}, say.")
+    if output.suffix.lower() != ".safetensors":
+        raise TrainingError(f"{output.name} has to end in .safetensors, because that is what will be written.")
+    state_file = work / "state.pt"
+    saved = _saved_state(state_file) if state_file.exists() else None
+    if output.exists() and (saved is None or _run_of(output) != saved["run"]):
+        raise TrainingError(
+            f"{output} exists already, and not from the run in {work}. Name another file, or the --work folder of the "
+            "run that wrote it to go on with that."
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     network, before = MaskRefiner(), None
@@ -579,7 +594,13 @@ def train_refiner(
         network.load_state_dict(read_weights(start), strict=False)
         before = _lineage(start)
     textures, cut_outs = _usable(photos, _read_texture, skip), _usable(true, _read_cut_out, skip)
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (*textures, *cut_outs)}
+    run = _Run(network, recipe, hashes, before)
+    if saved is not None:
+        run.go_on_from(saved, state_file)
     work.mkdir(parents=True, exist_ok=True)
+    for file in (state_file, output):
+        remove_parts(file)
     folder = work / "gallery"
     context = multiprocessing.get_context("spawn")
     drawing = [
@@ -599,7 +620,7 @@ def train_refiner(
                     f"{advice}"
                 )
             time.sleep(0.5)
-        return _fit(network, output, work, recipe, gallery, (*textures, *cut_outs), before, on_step, save_every_s)
+        return _fit(run, output, state_file, gallery, say, on_step, save_every_s)
     finally:
         for process in drawing:
             if process.pid is None:
@@ -610,83 +631,152 @@ def train_refiner(
                 part.unlink(missing_ok=True)
 
 
-def _fit(network, output, work, recipe, gallery, pictures, before, on_step, save_every_s) -> int:
-    network = network.to(memory_format=torch.channels_last)
-    averaged = {name: value.clone().float() for name, value in network.state_dict().items()}
-    decayed = [value for value in network.parameters() if value.ndim > 1]
-    plain = [value for value in network.parameters() if value.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
-    state_file = work / "state.pt"
-    step, spent = 0, 0.0
-    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in pictures}
-    settings = _settings(recipe, hashes, before)
-    if state_file.exists():
+class _Run:
+    """A network in training, and all that the run which goes on with it has to know.
+
+    Attributes:
+        averaged: the moving average of the network's state.
+        name: stands in the state and in the weights, so that no other run replaces them.
+        step: how many were made.
+        spent_s: the time that they took.
+    """
+
+    def __init__(
+        self, network: MaskRefiner, recipe: Recipe, hashes: dict[str, str], before: dict[str, str] | None
+    ) -> None:
+        self.network = network.to(memory_format=torch.channels_last)
+        self.averaged = {name: value.clone().float() for name, value in network.state_dict().items()}
+        decayed = [value for value in network.parameters() if value.ndim > 1]
+        plain = [value for value in network.parameters() if value.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
+        self.recipe, self.hashes, self.before = recipe, hashes, before
+        self.name = secrets.token_hex(8)
+        self.step, self.spent_s = 0, 0.0
+
+    @property
+    def done(self) -> float:
+        """Which share of the run is made; 1 or more at its end."""
+        return self.step / self.recipe.steps if self.recipe.steps else self.spent_s / (60 * self.recipe.minutes)
+
+    def go_on_from(self, saved: dict, state_file: Path) -> None:
+        """Takes over what `save` kept.
+
+        Raises:
+            TrainingError: it is of another network or of other settings.
+        """
         try:
-            saved = torch.load(state_file, weights_only=True)
-            network.load_state_dict(saved["network"])
-            optimizer.load_state_dict(saved["optimizer"])
-            averaged, step, spent = saved["averaged"], saved["step"], saved["spent"]
-            # States of earlier versions do not say.
-            begun_with = saved.get("settings", settings)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise TrainingError(
-                f"{state_file} is damaged or belongs to another network, so the run cannot go on from it. Move it away "
-                "to begin anew."
-            ) from error
+            self.network.load_state_dict(saved["network"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.averaged, self.step, self.spent_s = saved["averaged"], saved["step"], saved["spent"]
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise _unusable(state_file) from error
+        self.name = saved["run"]
+        settings = _settings(self.recipe, self.hashes, self.before)
+        # States of earlier versions do not say.
+        begun_with = saved.get("settings", settings)
         changed = [name for name, value in settings.items() if begun_with.get(name) != value]
         if changed:
             raise TrainingError(
-                f"The run in {work} was begun with another {' and another '.join(changed)}. Give the same command as "
-                "before, or give the new run a --work folder of its own."
+                f"The run in {state_file.parent} was begun with another {' and another '.join(changed)}. Give the same "
+                "command as before, or give the new run a file and a --work folder of its own."
             )
-    batches = _Prefetched(gallery, recipe, step)
-    bfloat16 = _has_fast_bfloat16()
-    began = saved_at = time.monotonic()
-    spent_before = spent
 
-    def save() -> None:
-        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    def save(self, state_file: Path, output: Path) -> None:
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"averaged": self.averaged, "step": self.step, "spent": self.spent_s, "run": self.name}
         encoded = io.BytesIO()
-        torch.save({**state, "averaged": averaged, "step": step, "spent": spent, "settings": settings}, encoded)
+        torch.save({**state, "settings": _settings(self.recipe, self.hashes, self.before)}, encoded)
         write_atomically(state_file, encoded.getvalue())
-        _write_weights(output, averaged, recipe, step, hashes, before)
+        _write_weights(output, self.averaged, self.recipe, self.step, self.hashes, self.before, self.name)
+
+
+def _saved_state(state_file: Path) -> dict:
+    """What `_Run.save` kept, read without running anything.
+
+    Raises:
+        TrainingError: the file is damaged or holds something else.
+    """
+    try:
+        saved = torch.load(state_file, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise _unusable(state_file) from error
+    if not isinstance(saved, dict):
+        raise _unusable(state_file)
+    # Runs of earlier versions have no name, nor have their weights.
+    return {"run": "", **saved}
+
+
+def _unusable(state_file: Path) -> TrainingError:
+    return TrainingError(
+        f"{state_file} is damaged or belongs to another network, so the run cannot go on from it. Move it away to "
+        "begin anew."
+    )
+
+
+def _run_of(weights: Path) -> str | None:
+    """The name of the run that wrote a file; None where the file is not of any."""
+    from safetensors import SafetensorError
 
     try:
-        network.train()
-        while (done := step / recipe.steps if recipe.steps else spent / (60 * recipe.minutes)) < 1:
-            rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-            rate *= min(1, (step + 1) / recipe.warm_up_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batches.crop_px = recipe.crop_px if done < 1 - recipe.late else recipe.late_crop_px
-            picture, alpha, mask = batches.next()
-            picture = picture.contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                pyramid = network(picture, mask)
-            focus = before is not None or done > 0.05
-            loss = refining_loss(pyramid, alpha, mask, band_px=(11, 21, 41)[step % 3], focus=focus)
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            if torch.isfinite(norm):
-                optimizer.step()
-            step += 1
-            decay = min(recipe.average, (step + 1) / (step + 10))
-            with torch.no_grad():
-                for name, value in network.state_dict().items():
-                    averaged[name].lerp_(value.float(), 1 - decay)
-            now = time.monotonic()
-            spent = spent_before + now - began
-            if on_step:
-                on_step(step, loss.item(), done)
-            if now - saved_at > save_every_s:
-                saved_at = now
-                save()
-    finally:
-        batches.close()
-    save()
-    return step
+        return _lineage(weights).get("run", "")
+    except (OSError, SafetensorError):
+        return None
+
+
+def _fit(
+    run: _Run,
+    output: Path,
+    state_file: Path,
+    gallery: Gallery,
+    say: Callable[[str], None],
+    on_step: Callable[[int, float, float], None] | None,
+    save_every_s: float,
+) -> int:
+    network, recipe = run.network, run.recipe
+    batches = _Prefetched(gallery, recipe, run.step)
+    bfloat16 = _has_fast_bfloat16()
+    began = saved_at = time.monotonic()
+    spent_before_s = run.spent_s
+    with stop_noted() as stop_asked:
+        try:
+            network.train()
+            while (done := run.done) < 1 and not stop_asked():
+                rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+                rate *= min(1, (run.step + 1) / recipe.warm_up_steps)
+                for group in run.optimizer.param_groups:
+                    group["lr"] = rate
+                batches.crop_px = recipe.crop_px if done < 1 - recipe.late else recipe.late_crop_px
+                picture, alpha, mask = batches.next()
+                picture = picture.contiguous(memory_format=torch.channels_last)
+                with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                    pyramid = network(picture, mask)
+                focus = run.before is not None or done > 0.05
+                loss = refining_loss(pyramid, alpha, mask, band_px=(11, 21, 41)[run.step % 3], focus=focus)
+                run.optimizer.zero_grad()
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                if torch.isfinite(norm):
+                    run.optimizer.step()
+                run.step += 1
+                decay = min(recipe.average, (run.step + 1) / (run.step + 10))
+                with torch.no_grad():
+                    for name, value in network.state_dict().items():
+                        run.averaged[name].lerp_(value.float(), 1 - decay)
+                now = time.monotonic()
+                run.spent_s = spent_before_s + now - began
+                if on_step:
+                    on_step(run.step, loss.item(), done)
+                if now - saved_at > save_every_s:
+                    saved_at = now
+                    run.save(state_file, output)
+        finally:
+            batches.close()
+        run.save(state_file, output)
+        if run.done < 1:
+            say(f"Stopped after step {run.step}. The same command goes on from there.")
+            raise KeyboardInterrupt
+    return run.step
 
 
 def _settings(recipe: Recipe, hashes: dict[str, str], before: dict[str, str] | None) -> dict[str, str]:
@@ -736,6 +826,7 @@ def _write_weights(
     step: int,
     hashes: dict[str, str],
     before: dict[str, str] | None,
+    run: str,
 ) -> None:
     from safetensors.torch import save
 
@@ -755,4 +846,6 @@ def _write_weights(
     }
     if before is not None:
         metadata["before"] = json.dumps(before)
+    if run:
+        metadata["run"] = run
     write_atomically(output, save(weights, metadata))

@@ -301,6 +301,119 @@ def test_a_run_goes_on_where_it_was_stopped(rendered, tmp_path):
         assert file.metadata()["steps"] == "5"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(rendered, tmp_path, number):
+    work, output, seen, said = copied(rendered, tmp_path), tmp_path / "refiner.safetensors", [], []
+
+    def told(step: int, cost: float, done: float) -> None:
+        seen.append(step)
+        if seen == [1, 2]:
+            os.kill(os.getpid(), number)
+
+    given = {"renderers": 0, "on_step": told, "say": said.append}
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        recipe_of.train_refiner(output, work, small_recipe(steps=4), **given)
+    assert signal.getsignal(number) == before
+    assert said == ["Stopped after step 2. The same command goes on from there."]
+    assert recipe_of.train_refiner(output, work, small_recipe(steps=4), **given) == 4
+    assert seen == [1, 2, 3, 4]
+
+
+def test_ctrl_c_in_the_last_step_ends_a_run_that_is_done(rendered, tmp_path):
+    def told(step: int, cost: float, done: float) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    given = {"renderers": 0, "on_step": told}
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    assert recipe_of.train_refiner(output, work, small_recipe(steps=1), **given) == 1
+
+
+@pytest.mark.parametrize("written", ["state.pt", "refiner.safetensors"])
+def test_a_second_ctrl_c_while_the_state_is_saved_leaves_the_last_one_whole(rendered, tmp_path, monkeypatch, written):
+    work, output, seen = copied(rendered, tmp_path), tmp_path / "refiner.safetensors", []
+    replace = os.replace
+
+    def told(step: int, cost: float, done: float) -> None:
+        seen.append(step)
+        if seen == [1, 2]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def impatient(part, whole):
+        if seen == [1, 2] and Path(whole).name == written:
+            os.kill(os.getpid(), signal.SIGINT)
+        replace(part, whole)
+
+    monkeypatch.setattr(os, "replace", impatient)
+    given = {"renderers": 0, "on_step": told, "save_every_s": 0}
+    with pytest.raises(KeyboardInterrupt):
+        recipe_of.train_refiner(output, work, small_recipe(steps=3), **given)
+    assert not [*tmp_path.rglob("*.part")]
+    assert recipe_of.train_refiner(output, work, small_recipe(steps=3), **given) == 3
+    assert load_refiner(output)
+
+
+def test_weights_of_another_run_or_other_files_are_never_replaced(rendered, tmp_path, monkeypatch):
+    """And that is said before anything is read, rendered or trained."""
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    recipe_of.train_refiner(output, work, small_recipe(steps=1), renderers=0)
+    copied(rendered, tmp_path / "new")
+    shutil.copytree(rendered, tmp_path / "other" / "work")
+    another = tmp_path / "another.safetensors"
+    recipe_of.train_refiner(another, tmp_path / "other" / "work", small_recipe(steps=1), renderers=0)
+    text = tmp_path / "text.safetensors"
+    text.write_text("mine")
+    monkeypatch.setattr(recipe_of, "_usable", None)
+    for file, folder in (
+        (output, tmp_path / "new" / "work"),
+        (output, tmp_path / "nowhere"),
+        (another, work),
+        (text, work),
+    ):
+        kept = file.read_bytes()
+        with pytest.raises(TrainingError, match=f"{file.name} exists already.*Name another file"):
+            recipe_of.train_refiner(file, folder, small_recipe(steps=2), renderers=0)
+        assert file.read_bytes() == kept
+        assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_run_that_wrote_its_weights_replaces_them_and_may_write_others(rendered, tmp_path):
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    for steps in (1, 2):
+        assert recipe_of.train_refiner(output, work, small_recipe(steps=steps), renderers=0) == steps
+    assert recipe_of.train_refiner(tmp_path / "b.safetensors", work, small_recipe(steps=3), renderers=0) == 3
+    with safe_open(output, "pt") as file:
+        assert file.metadata()["steps"] == "2"
+
+
+def test_a_run_of_an_earlier_version_which_had_no_name_goes_on(rendered, tmp_path):
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    recipe_of.train_refiner(output, work, small_recipe(steps=1), renderers=0)
+    state = torch.load(work / "state.pt", weights_only=True)
+    del state["run"]
+    torch.save(state, work / "state.pt")
+    with safe_open(output, "pt") as file:
+        metadata = {name: value for name, value in file.metadata().items() if name != "run"}
+    weights = {name: value.half() for name, value in read_weights(output).items()}
+    save_file(weights, output, metadata)
+    for steps in (2, 3):
+        assert recipe_of.train_refiner(output, work, small_recipe(steps=steps), renderers=0) == steps
+
+
+def test_a_run_of_other_settings_renders_nothing_into_the_folder_of_the_first(rendered, tmp_path):
+    work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
+    recipe_of.train_refiner(output, work, small_recipe(steps=1), renderers=0)
+    (work / "gallery" / "00003.npy").unlink()
+    with pytest.raises(TrainingError, match="begun with another seed"):
+        recipe_of.train_refiner(output, work, small_recipe(steps=2, seed=6), renderers=1)
+    assert not (work / "gallery" / "00003.npy").exists()
+
+
+def test_weights_are_written_as_safetensors_alone(tmp_path):
+    with pytest.raises(TrainingError, match="holiday.png has to end in .safetensors"):
+        recipe_of.train_refiner(tmp_path / "holiday.png", tmp_path / "work", small_recipe(steps=1), renderers=0)
+
+
 def test_a_run_goes_on_only_with_the_settings_it_was_begun_with(rendered, tmp_path):
     """Or the file would speak of a seed, of photos and of a beginning that are not those of its weights."""
     work, output = copied(rendered, tmp_path), tmp_path / "refiner.safetensors"
@@ -347,7 +460,7 @@ def test_variances_that_float16_cannot_hold_are_written_all_the_same(tmp_path):
         state[f"{block}.norm.running_mean"] *= 1000
         state[f"{block}.norm.running_var"] *= 1e6
     assert state["up8.first.norm.running_var"].max() > 65504
-    recipe_of._write_weights(tmp_path / "large.safetensors", state, recipe_of.Recipe(), 1, (), None)
+    recipe_of._write_weights(tmp_path / "large.safetensors", state, recipe_of.Recipe(), 1, (), None, "")
     picture, mask = torch.rand(1, 3, 64, 64), (torch.rand(1, 1, 64, 64) > 0.5).float()
     with torch.inference_mode():
         expected, found = network.fold()(picture, mask), load_refiner(tmp_path / "large.safetensors")(picture, mask)
@@ -362,11 +475,13 @@ def test_weights_to_begin_with_that_are_missing_are_named(rendered, tmp_path):
         recipe_of.train_refiner(tmp_path / "refiner.safetensors", tmp_path / "work", small_recipe(), start=nothing)
 
 
-@pytest.mark.parametrize("content", [b"", b"no state at all", "other"])
+@pytest.mark.parametrize("content", [b"", b"no state at all", "other", "list"])
 def test_a_state_that_cannot_be_gone_on_from_is_refused_in_a_sentence(rendered, tmp_path, content):
     work = copied(rendered, tmp_path)
     if content == "other":
         torch.save({"network": {"conv.weight": torch.rand(3)}}, work / "state.pt")
+    elif content == "list":
+        torch.save([1, 2], work / "state.pt")
     else:
         (work / "state.pt").write_bytes(content)
     with pytest.raises(TrainingError, match="Move it away"):
@@ -476,6 +591,7 @@ def test_the_command_line_trains(rendered, tmp_path, capsys):
 @pytest.mark.parametrize(
     "wrong",
     [("--minutes", "-1"), ("--minutes", "nan"), ("--seed", "-1"), ("--gallery", "0"), ("--minutes", "0")]
+    + [("--minutes", "inf"), ("--seed", "1" + 20 * "0")]
     + [("--learning-rate", rate) for rate in ("0", "-1", "nan", "inf")],
 )
 def test_numbers_that_mean_nothing_are_wrong_usage(tmp_path, wrong):
