@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import PROGRAM, parser
+from .places import sentence as sentence_on
 from .published import PUBLISHED, DownloadError, download, published_file
 
 if TYPE_CHECKING:
@@ -215,6 +216,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and not value >= least:
             options.refuse(f"--{name} goes from {least} upwards")
+    if options.band == math.inf:
+        options.refuse("--band is a number of pixels")
     from .evaluation.layouts import open_test_set
     from .evaluation.run import Failed, evaluate
 
@@ -255,6 +258,7 @@ def _evaluation_settings(options: argparse.Namespace, layout: Layout) -> tuple[S
     from .cutout import chosen_device
     from .evaluation.engines import Files, weights_of
     from .evaluation.protocol import Settings
+    from .merge import MergeOptions
 
     pair, detector, device = None, None, "cpu"
     engine = "predictions" if options.predictions else options.engine
@@ -273,8 +277,10 @@ def _evaluation_settings(options: argparse.Namespace, layout: Layout) -> tuple[S
         levels=options.levels or layout.levels,
         quick=options.quick,
     )
-    if min(settings.widths) < 0:
-        options.refuse("the widths of the bands are pixels and cannot be negative")
+    try:
+        MergeOptions(settings.guidance, settings.sides, *settings.widths)
+    except ValueError as error:
+        options.refuse(str(error))
     if options.predictions and not options.predictions.is_dir():
         raise NotADirectoryError(f"There is no folder {options.predictions}.")
     if settings.has_networks:
@@ -287,6 +293,8 @@ def _evaluation_settings(options: argparse.Namespace, layout: Layout) -> tuple[S
     if settings.needs_detector:
         if options.detector is None:
             options.refuse("--prompt text needs a --detector, the folder of Grounding DINO")
+        if not options.detector.is_dir():
+            raise NotADirectoryError(f"There is no folder {options.detector}. --detector is that of Grounding DINO.")
         detector = options.detector
     precision = options.precision
     if precision == "auto":
@@ -415,6 +423,8 @@ def _backgrounds(folder: Path) -> list:
     from .photo import read_photo
     from .training.rendering.textures import scaled_down
 
+    if not folder.exists():
+        raise NotADirectoryError(f"There is no folder {folder}. --backgrounds is one of photos.")
     return [scaled_down(read_photo(path).image.numpy(), 1600) for path in photos_in([folder])]
 
 
@@ -453,9 +463,9 @@ def _progress_bar() -> Callable[[int, int], None]:
 
 def _sentence(error: Exception) -> str | None:
     """What to tell the user; None for an error that is nobody's but ours."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
-    if isinstance(error, (OSError, ImportError, DownloadError)):
+    if isinstance(error, OSError):
+        return sentence_on(error)
+    if isinstance(error, (ImportError, DownloadError)):
         return str(error)
     if isinstance(error, MemoryError):
         return "There is not enough memory for this picture. Make it smaller."

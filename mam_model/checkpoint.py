@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .places import reason
 from .published import sha256_of, sources
 
 if TYPE_CHECKING:
@@ -273,7 +274,8 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, *, overwrite: bool =
             os.fsync(stream.fileno())
         os.replace(part, dst)
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{dst} could not be written: {error}.") from error
+        why = reason(error) if isinstance(error, OSError) else error
+        raise CheckpointError(f"{dst} could not be written: {why}.") from error
     finally:
         part.unlink(missing_ok=True)
     return sha256_of(dst)

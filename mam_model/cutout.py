@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .composite import fit_picture, over, parse_color, with_alpha
+from .composite import ColorError, fit_picture, over, parse_color, with_alpha
 from .foreground import estimate_foreground
 from .instances import share_pixels
 from .matting import MattingAnything
 from .merge import MergeOptions
 from .photo import PHOTO_SUFFIXES, PhotoError, check_writable, read_mask, read_photo, write_picture
+from .places import obstacle
 from .prompt import Prompt, PromptError
 from .weights import Pair
 
@@ -118,6 +119,8 @@ class Finish:
         path = Path(self.background)
         if path.is_file() or path.suffix.lower() in PHOTO_SUFFIXES:
             return fit_picture(read_photo(path).image, height, width, self.fit)
+        if path.is_dir():
+            raise ColorError(f"{path} is a folder. Name a picture in it, or a colour.")
         return torch.tensor(parse_color(self.background))
 
 
@@ -151,6 +154,8 @@ class Job:
             if self.matte.resolve() == self.result.resolve():
                 raise PhotoError(f"Cut-out and matte would both be written to {self.result}. Give two names.")
         for output in self.outputs:
+            if taken := obstacle(output):
+                raise PhotoError(f"{taken}. Choose another place.")
             if output.resolve() == self.photo.resolve():
                 raise PhotoError(f"{output} is the photo itself, which is never overwritten. Choose another name.")
 

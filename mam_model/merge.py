@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Alpha closer to 0 or 1 than one 8-bit level counts as certain.
 _LEVEL = 1.0 / 255.0
+# No picture is wider; a disc of this size already takes a gigabyte.
+_WIDEST_PX = 65_536
 # Squares of the picture of which it is known whether the mask has an edge there.
 _BLOCK_PX = 64
 
@@ -56,6 +58,8 @@ class MergeOptions:
             raise ValueError(f'sides is "one" or "two", not "{self.sides}".')
         if min(self.width_os8, self.width_os4, self.width_os1) < 0:
             raise ValueError("The widths of the bands are pixels and cannot be negative.")
+        if max(self.width_os8, self.width_os4, self.width_os1) > _WIDEST_PX:
+            raise ValueError(f"The widths of the bands are pixels, {_WIDEST_PX:,} at most.")
 
     def scaled(self, factor: float) -> MergeOptions:
         """The same bands on a picture that is `factor` times as large."""

@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
+from .places import reason
+
 # What a folder of photos is searched for. A file named outright is tried whatever its suffix.
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
 
@@ -139,7 +141,7 @@ def _opened(path: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise PhotoError(f"There is no file {path}.") from error
     except (IsADirectoryError, PermissionError) as error:
-        raise PhotoError(f"{path} cannot be read: {error.strerror}.") from error
+        raise PhotoError(f"{path} cannot be read: {reason(error)}.") from error
     except Image.UnidentifiedImageError as error:
         raise PhotoError(f"{path} is not a picture that can be read, such as JPEG, PNG, WebP or TIFF.") from error
     except Image.DecompressionBombError as error:

@@ -240,9 +240,10 @@ def _check_folder(folder: Path) -> None:
         missing.append(_WEIGHTS)
     missing += [path.name for path in weights if not path.is_file()]
     if missing:
+        # From a terminal any folder can be named.
+        among = "of models/grounding-dino" if folder.parent.name == "grounding-dino" else "there"
         raise CheckpointError(
-            f"In the folder {folder.name} of models/grounding-dino is no {', no '.join(missing)}. "
-            f"{text_detector_sources()}"
+            f"In the folder {folder.name} {among} is no {', no '.join(missing)}. {text_detector_sources()}"
         )
     for path in weights:
         check_safetensors(path)

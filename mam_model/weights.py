@@ -32,7 +32,12 @@ def model_folders(given: Path | None = None) -> list[Path]:
     """Where weights are looked for: the given folder, then the models folder of the ComfyUI at COMFYUI_PATH.
 
     In each of them the files may lie in sams/ and mam/, as in ComfyUI, or directly.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
     """
+    if given and not given.is_dir():
+        raise NotADirectoryError(f"There is no folder {given}.")
     comfyui = os.environ.get("COMFYUI_PATH")
     return [folder for folder in (given, comfyui and Path(comfyui) / "models") if folder]
 

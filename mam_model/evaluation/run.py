@@ -23,6 +23,7 @@ import torch
 
 from ..interrupts import unheard_by_children
 from ..photo import write_picture
+from ..places import sentence
 from .engines import Files, build_engine, build_pointer
 from .layouts import EvaluationError, Sample, TestSet
 from .protocol import Settings, check_samples
@@ -113,7 +114,11 @@ def evaluate(
     judges = settings.engine == "predictions"
     mattes = Path(settings.predictions) if judges else output / "mattes"
     scores = output / "scores.csv"
-    if not judges and (overwrite or not scores.exists()):
+    resumes, instances = scores.exists() and not overwrite, test_set.layout.instances
+    job = Job(settings, instances, mattes, not (judges or settings.has_networks), resumes)
+    # A record names the weights, so that wrong ones would keep their place for good.
+    prepare = _matter(job, files) if settings.has_networks and not resumes else None
+    if not judges and not resumes:
         _clear(mattes, test_set.samples, scores, overwrite)
     record = Record(scores, settings.facts(), overwrite)
     todo = [sample for name, sample in samples.items() if name not in record.rows]
@@ -129,10 +134,9 @@ def evaluate(
             record.add(result)
         done(count, len(todo), sample.name, result)
 
-    instances = test_set.layout.instances
-    job = Job(settings, instances, mattes, not (judges or settings.has_networks), record.is_resumed)
     if todo:
-        prepare = _matter(job, files) if settings.has_networks else None
+        if settings.has_networks and prepare is None:
+            prepare = _matter(job, files)
         if workers < 1:
             few = len(todo) < _FEWEST_FOR_WORKERS
             workers = 1 if few else max(1, min(_MOST_WORKERS, (os.cpu_count() or 2) - 1))
@@ -262,7 +266,7 @@ def _tried(work: Callable):
     try:
         return work()
     except OSError as error:
-        return Failed(f"{error.filename}: {error.strerror}." if error.strerror and error.filename else str(error))
+        return Failed(sentence(error))
     except (MemoryError, torch.cuda.OutOfMemoryError):
         return Failed("There is not enough memory for this picture.")
     except ValueError as error:

@@ -9,6 +9,8 @@ import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
+from ..places import reason
+
 # The sizes that the recipe states in pixels are those of a square of this side.
 PUBLISHED_SIDE_PX = 1024
 
@@ -273,9 +275,13 @@ def read_config(path: Path) -> Config:
             raise TrainingError("Python 3.10 needs a reader for the config. Install it: pip install tomli") from error
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise TrainingError(f"The config {path} cannot be read: there is no such file.") from error
     except OSError as error:
-        raise TrainingError(f"The config {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TrainingError(f"The config {path} cannot be read: {reason(error)}.") from error
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"{path.name} is not a TOML file: it is no text.") from error
+    except tomllib.TOMLDecodeError as error:
         raise TrainingError(f"{path.name} is not a TOML file: {error}.") from error
     base = path.resolve().parent
     try:

@@ -22,6 +22,7 @@ from torch import nn
 from ..checkpoint import load_m2m, load_sam
 from ..interrupts import stop_noted
 from ..m2m import MaskToMatte
+from ..places import reason
 from ..sam import Sam
 from ..weights import find_file, model_folders
 from .config import Config, TrainingError
@@ -87,7 +88,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> Path:
             ) from error
         except OSError as error:
             raise TrainingError(
-                f"Writing {error.filename or f'into {config.folder}'} failed: {error.strerror or error}. "
+                f"Writing {error.filename or f'into {config.folder}'} failed: {reason(error)}. "
                 f"{run.what_is_left()} Mend that and start the same command again."
             ) from error
 

@@ -16,7 +16,7 @@ from ..metrics import mad, mse
 from ..photo import PhotoError
 from ..prompt import Prompt
 from ..sam import Sam
-from .config import Config, Validation
+from .config import Config, TrainingError, Validation
 from .folders import find_pairs, read_pair
 from .samples import prompt_for, tight_box
 from .weight_maps import generator
@@ -59,7 +59,7 @@ def unseen_pictures(config: Config, side: int, say: Callable[[str], None], skip:
         say: is told what was left out for want of a partner.
         skip: is told of each file that cannot be used.
     Raises:
-        TrainingError: a folder is missing or empty, or nothing in it belongs together.
+        TrainingError: a folder is missing or empty, nothing in it belongs together, or none of it can be used.
     """
     wanted = config.validation
     kinds = wanted.kinds or (config.rendered.kinds if config.rendered else ())
@@ -78,6 +78,8 @@ def unseen_pictures(config: Config, side: int, say: Callable[[str], None], skip:
                 continue
             rng = generator(config.seed, "validation", pair.name)
             found.append(Unseen(picture, alpha, prompt_for(rng, alpha, config.prompt)))
+        if len(found) == wanted.rendered:
+            raise TrainingError(f"None of the {len(pairs)} pictures in {wanted.pictures} can be used to validate.")
     return found
 
 

@@ -276,9 +276,17 @@ def test_nothing_found_is_an_empty_matte_and_a_word_about_it(photo, tmp_path, ca
         (("--box", "1", "2", "three", "4", "-o", "cut.png"), "'three' is neither pixels nor a percentage"),
         (("--point", "1", "-o", "cut.png"), "expected 2 arguments"),
         ((*BOX, "-o", "cut.png", "--device", "tpu"), "invalid choice"),
+        ((*BOX, "-o", "photo.png/cut.png"), "photo.png is a file, and a folder is needed there."),
+        ((*BOX, "-o", "photo.png/new/cut.png"), "photo.png is a file, and a folder is needed there."),
+        (("other.png", *BOX, "-o", "photo.png"), "photo.png is a file, and a folder is needed there."),
+        ((*BOX, "-o", "cut.png", "--matte-out", "folder.png"), "folder.png is a folder, and a file is needed there."),
+        (("other.png", *BOX, "-o", "new", "--matte-out", "photo.png"), "photo.png is a file, and a folder is needed"),
     ],
 )
-def test_wrong_usage_is_told_before_any_work(photo, capsys, words, complaint):
+def test_wrong_usage_is_told_before_any_work(photo, monkeypatch, capsys, words, complaint):
+    monkeypatch.chdir(photo.parent)
+    (photo.parent / "folder.png").mkdir()
+    save_photo(photo.parent / "other.png")
     assert complaint in refused(capsys, "matte", photo, *words)
 
 
@@ -292,16 +300,43 @@ def test_wrong_usage_is_told_before_any_work(photo, capsys, words, complaint):
         ((*BOX, "--background", "blurple"), "'blurple' is not a colour."),
         ((*BOX, "--background", "beach.jpg"), "There is no file beach.jpg."),
         ((*BOX, "--mask", "none.png"), "There is no file none.png."),
+        ((*BOX, "--mask", "folder"), "folder is a folder, and a file is needed there."),
+        ((*BOX, "--background", "folder"), "folder is a folder. Name a picture in it, or a colour."),
+        ((*BOX, "--engine", "auto", "--models", "nowhere"), "There is no folder nowhere."),
     ],
 )
-def test_failed_work_is_one_sentence(photo, tmp_path, capsys, words, sentence):
-    assert sentence in failed(capsys, "matte", photo, *words, *FAST, "-o", tmp_path / "cut.png")
+def test_failed_work_is_one_sentence(photo, tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert sentence in failed(capsys, "matte", photo, *FAST, *words, "-o", tmp_path / "cut.png")
     assert not (tmp_path / "cut.png").exists()
 
 
 def test_a_photo_that_is_not_there_is_named(tmp_path, capsys):
     said = failed(capsys, "matte", tmp_path / "gone.jpg", *BOX, *FAST, "-o", tmp_path / "cut.png")
     assert said == f"There is no file {tmp_path / 'gone.jpg'}."
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("render", "file", "--count", 1), "file is a file, and a folder is needed there. Choose another place."),
+        (("render", "file/new", "--count", 1), "file is a file, and a folder is needed there. Choose another place."),
+        (("render", "new", "--backgrounds", "nowhere"), "There is no folder nowhere."),
+        (("train-refiner", "a.safetensors", "--work", "file"), "file is a file, and a folder is needed there."),
+        (("train-refiner", "file/a.safetensors", "--work", "new"), "file is a file, and a folder is needed there."),
+        (("train", "nowhere.toml"), "The config nowhere.toml cannot be read: there is no such file."),
+        (("train", "folder"), "The config folder cannot be read: folder is a folder, and a file is needed there."),
+        (("train", "photo.png"), "photo.png is not a TOML file: it is no text."),
+        (("groups", "folder", "folder", "--groups", "folder"), "There are no true mattes in folder."),
+    ],
+)
+def test_a_wrong_place_is_named_in_a_sentence(photo, tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("something")
+    assert sentence in failed(capsys, *words)
+    assert not (tmp_path / "new" / "image").exists()
 
 
 def test_without_pymatting_the_sentence_names_the_way_out(photo, tmp_path, monkeypatch, capsys):
@@ -312,10 +347,14 @@ def test_without_pymatting_the_sentence_names_the_way_out(photo, tmp_path, monke
     assert "pip install pymatting" in said
 
 
-def test_a_graphics_card_that_is_not_there_is_refused(photo, tmp_path, tiny_sam_file, tiny_m2m_file, capsys):
+def test_a_graphics_card_that_is_not_there_and_a_width_without_bounds_are_refused(
+    photo, tmp_path, tiny_sam_file, tiny_m2m_file, capsys
+):
     absent = "mps" if not torch.backends.mps.is_available() else "cuda"
     words = ("--sam", tiny_sam_file, "--m2m", tiny_m2m_file, "--device", absent, "-o", tmp_path / "cut.png")
     assert f"no {absent} device" in refused(capsys, "matte", photo, *BOX, *words)
+    words = ("--sam", tiny_sam_file, "--m2m", tiny_m2m_file, "--widths", 10**20, 1, 1, "-o", tmp_path / "cut.png")
+    assert "65,536 at most" in refused(capsys, "matte", photo, *BOX, *words)
 
 
 def test_the_networks_give_what_the_library_gives(photo, tmp_path, tiny_sam_file, tiny_m2m_file):

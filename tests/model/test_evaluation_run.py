@@ -488,11 +488,53 @@ def test_texts_masks_and_weights_that_are_missing_are_asked_for(tmp_path, weight
     with pytest.raises(SystemExit):
         run(*out, "--prompt", "text", "--models", weights)
     assert "needs a --detector" in capsys.readouterr().err
-    for words in (("--workers", -1), ("--band", "nan"), ("--limit", 0), ("--widths", -1, 2, 3)):
+    for words in (
+        ("--workers", -1),
+        ("--band", "nan"),
+        ("--band", "inf"),
+        ("--limit", 0),
+        ("--widths", -1, 2, 3),
+        ("--widths", 10**20, 2, 3),
+    ):
         with pytest.raises(SystemExit) as left:
             run(*out, *FAST, *words)
         assert left.value.code == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_cannot_be_used_leave_the_output_folder_to_the_right_ones(tmp_path, weights, capsys):
+    data, wrong = own_pictures(tmp_path / "mine", 1), tmp_path / "wrong.pth"
+    wrong.write_text("no weights")
+    out, fine = ("--data", data, "-o", tmp_path / "out", "--engine", "sam-mask"), ("--models", weights)
+    (tmp_path / "detector").mkdir()
+    (data / "text.json").write_text('{"0": "square"}')
+    assert run(*out, "--sam", wrong) == 1
+    assert "not a checkpoint" in capsys.readouterr().err
+    for detector, sentence in (
+        ("nowhere", "There is no folder"),
+        ("detector", "In the folder detector there is no config"),
+    ):
+        assert run(*out, *fine, "--prompt", "text", "--detector", tmp_path / detector) == 1
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(*out, *fine) == 0
+    kept = (tmp_path / "out" / "scores.csv").read_bytes()
+    assert run(*out, "--sam", wrong, "--overwrite") == 1
+    assert (tmp_path / "out" / "scores.csv").read_bytes() == kept
+    assert (tmp_path / "out" / "mattes" / "0.png").exists()
+
+
+@pytest.mark.parametrize("taken", ["", "summary.md", "worst.png"])
+def test_a_place_where_results_cannot_be_written_is_named(tmp_path, capsys, taken):
+    out = tmp_path / "out"
+    if taken:
+        (out / taken).mkdir(parents=True)
+    else:
+        out.touch()
+    assert run("--data", own_pictures(tmp_path / "mine", 1), "-o", out, *FAST, "--quick") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    what = f"{out / taken} is a folder, and a file" if taken else f"{out} is a file, and a folder"
+    assert said == f"{what} is needed there. Choose another place."
 
 
 def test_a_limit_measures_the_first_and_can_be_raised_later(tmp_path, capsys):

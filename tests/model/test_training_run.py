@@ -325,6 +325,24 @@ def test_what_has_no_partner_in_validation_is_named_and_not_counted_as_a_file_th
     assert "1 files could not be used; they were drawn 1 times" in told
 
 
+def test_validation_of_which_nothing_can_be_used_ends_the_run_before_it_begins(config, tmp_path):
+    for folder in ("images", "mattes"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_text("no picture")
+    unseen = Validation(every=1, rendered=0, pictures=tmp_path / "images", alphas=tmp_path / "mattes")
+    told = Told()
+    with pytest.raises(TrainingError, match="None of the 1 pictures in .*images can be used to validate"):
+        train(replace(config, validation=unseen), told)
+    assert "a.png is not a picture" in told
+    assert not (config.folder / "latest.pth").exists()
+
+
+def test_a_run_whose_folder_is_a_file_is_refused_in_a_sentence(config):
+    config.folder.touch()
+    with pytest.raises(TrainingError, match=f"{config.folder.name} is a file, and a folder is needed there"):
+        train(config, Told())
+
+
 def test_a_line_that_was_cut_off_in_its_step_is_no_earlier_step(tmp_path):
     curve = tmp_path / "losses.csv"
     curve.write_text("step,loss\n1,0.5\n2,0.25\n1234,0.125\n12")
