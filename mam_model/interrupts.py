@@ -39,6 +39,8 @@ def stop_noted() -> Iterator[Callable[[], bool]]:
         yield asked.is_set
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Scripts let what they start in the background ignore the Ctrl-C that is meant for what is in front.
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
 
     def note(number, frame):
         asked.set()
