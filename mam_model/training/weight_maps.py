@@ -110,8 +110,7 @@ def random_trimap(rng: np.random.Generator, alpha: np.ndarray) -> np.ndarray:
 def plain(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two bool arrays of alpha's shape: where it is plainly 0, and where it is plainly 1.
 
-    A level of 8 bits from them it still is. The released code takes 0 and 1 alone; then a speck that nobody sees is as
-    much of an edge as hair is.
+    A level of 8 bits from them it still is; otherwise a speck that nobody sees would be as much of an edge as hair is.
     """
     return alpha <= _NOISE, alpha >= 1 - _NOISE
 
