@@ -138,7 +138,7 @@ class MaskRefiner(nn.Module):
         return AlphaPyramid(*(self._limited(scale[..., :height, :width]) for scale in (os8, os4, os1)))
 
     def _finest(self, x2: Tensor, centred: Tensor, coarse: Tensor) -> Tensor:
-        """os1 from the features of 2 x 2 pixels and, of each pixel, what is shown and os4; all of one picture's size."""
+        """os1 of a picture from the features of its cells of 2 pixels and, of each pixel, what is shown and os4."""
         height = coarse.shape[-2]
         # Here are the most pixels: a strip's tensors fit into memory that is there already, where those of the whole
         # would be fresh memory, which takes as long again. Normalising by the batch needs the whole.
