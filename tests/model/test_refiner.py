@@ -131,6 +131,20 @@ def test_tiles_give_what_the_whole_picture_gives(shipped, unseen):
         assert (whole - tiled).abs().mean() < 3 / 255
 
 
+@pytest.mark.parametrize("height, width", [(37, 64), (128, 48), (300, 65)])
+def test_the_finest_scale_in_strips_is_that_of_the_whole(monkeypatch, height, width):
+    network = lively().fold()
+    picture, mask = torch.rand(2, 3, height, width), (torch.rand(2, 1, height, width) > 0.5).float()
+    found = []
+    for rows in (2 * height, 128, 16):
+        monkeypatch.setattr(refiner_of, "_STRIP_PX", rows)
+        with torch.inference_mode():
+            found.append(network(picture, mask).os1)
+    assert found[0].std() > 0.05
+    for in_strips in found[1:]:
+        torch.testing.assert_close(in_strips, found[0], atol=1e-6, rtol=0)
+
+
 def test_tiles_are_computed_only_near_the_edge_and_counted(shipped):
     seen = []
     picture, mask = torch.rand(900, 900, 3), disc(900, 900, 30, center=(60, 60))
