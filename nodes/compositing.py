@@ -212,10 +212,13 @@ class Composite(io.ComfyNode):
             cutout = with_alpha(subject, matte)
             if canvas == "background":
                 cutout = place(cutout, height, width, x, y, scale)
-            behind = plain.to(matte)
-            if background is not None:
-                picture = frame_of(batches["background"], index).to(matte)
-                behind = fit_picture(picture, height, width, fit, parse_color(color))
+            if background is None:
+                behind = plain.to(matte)
+            else:
+                # Without a name of its own: at its own size it is not needed any more once it is fitted.
+                behind = fit_picture(
+                    frame_of(batches["background"], index).to(matte), height, width, fit, parse_color(color)
+                )
             subject, matte = cutout[..., :3], cutout[..., 3]
             composite = over(subject, matte, behind, linear_light=blend == "linear light")
             composite = wrap_light(composite, matte, behind, light_wrap_px, light_wrap)
@@ -226,8 +229,11 @@ class Composite(io.ComfyNode):
             image.shape[1:3],
             (height, width),
             batches["background"].shape[1:3] if background is not None else (0, 0),
-            scale if canvas == "background" else 0,
-            edge_color == "estimated",
+            scale=scale if canvas == "background" else 0,
+            estimates=edge_color == "estimated",
+            linear_light=blend == "linear light",
+            wrap_px=light_wrap_px if light_wrap else 0,
+            premultiplies=cutout_alpha == "premultiplied",
         )
         # Filled in place: lists of the frames and their stacks would need twice the memory of the result.
         composites, cutouts = (as_output(torch.empty(count, height, width, channels)) for channels in (3, 4))
@@ -241,27 +247,45 @@ class Composite(io.ComfyNode):
 
 
 def _composing_bytes(
-    image: Sequence[int], canvas: Sequence[int], background: Sequence[int], scale: float, estimates: bool
+    image: Sequence[int],
+    canvas: Sequence[int],
+    background: Sequence[int],
+    *,
+    scale: float,
+    estimates: bool,
+    linear_light: bool,
+    wrap_px: float,
+    premultiplies: bool,
 ) -> int:
     """What one frame takes at most on a GPU, its result among it.
 
-    Counted were the tensors that live at once, in the three steps of which the hungriest decides: the estimate of the
-    foreground; 64 bytes for each pixel of the subject that is placed, beside which lie 32 for each pixel it has after
-    scaling, or 16 of those and 80 for each pixel of the canvas; and for blending, in linear light or with light wrap,
-    up to 106 for each pixel of the canvas and 12 for each of the background.
+    Counted were the tensors that live at once, step by step; the hungriest step decides.
 
     Args:
         image, canvas, background: height and width in pixels; those of no background are 0.
         scale: with which the subject is placed, or 0.
         estimates: whether the subject's own colours are worked out.
+        linear_light: whether light is blended.
+        wrap_px: how far the background's light reaches into the subject; 0 for no light wrap.
+        premultiplies: whether the cut-out's colours are multiplied by alpha.
     """
     from ..mam_model.foreground import foreground_bytes
 
     image_px, canvas_px, background_px = (height * width for height, width in (image, canvas, background))
     placed_px = scale**2 * image_px
     estimating = foreground_bytes(*image) + 16 * image_px if estimates else 0
-    placing = 64 * image_px + 16 * placed_px + max(16 * placed_px, 80 * canvas_px) if scale else 0
-    return int(max(estimating, placing, 108 * canvas_px + 12 * background_px))
+    # Matte, subject and cut-out. An estimated subject lies in one tensor with the estimated background.
+    subject = (44 if estimates else 32) * image_px
+    placing = subject + max(32 * image_px, 32 * placed_px, 16 * placed_px + 44 * canvas_px) if scale else 0
+    placed = 16 * canvas_px if scale else 0
+    fitting = subject + placed + 12 * background_px + 24 * canvas_px
+    # From here on there is the cut-out and what lies behind, which can be a part of the background that keeps it whole.
+    both = 16 * canvas_px + 12 * max(canvas_px, background_px)
+    blending = (75 if linear_light else 24) * canvas_px
+    # Beside the picture that came out. The light is softened in a frame of its own, first widened, then heightened.
+    wrapping = 72 * canvas_px + 36 * wrap_px * max(canvas) if wrap_px else 0
+    multiplying = 40 * canvas_px if premultiplies else 0
+    return int(max(estimating, placing, fitting, both + max(blending, wrapping, multiplying)))
 
 
 _VIEWS = ["checker", "black", "white", "color", "alpha", "onion skin", "overlay", "side by side"]
