@@ -6,10 +6,9 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..mam_model.picture import check_picture
 from ..mam_model.prompt import Prompt, PromptError, PromptSet
 from . import sockets
-from .batch import check_same_size, frame_of, in_steps, masks, pair_count, pictures
+from .batch import check_frame, check_same_size, frame_of, in_steps, masks, pair_count, pictures
 from .embeddings import embeddings_of
 from .mattes import DETAIL_INPUT, MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, in_detail, merge_options
 from .models import SharedM2M, SharedSam, load_together, loaded_refine
@@ -54,8 +53,11 @@ class MattingAnything(io.ComfyNode):
         load_together([sam, m2m], max(sam.encoding_bytes, m2m.matting_bytes(*image.shape[1:3])))
         count = pair_count(image=image, prompt=prompt.frames)
         mattes = MatteBatch([len(frame_of(prompt.frames, index)) for index in range(count)])
-        embeddings = embeddings_of([frame_of(image, index) for index in range(count)], sam, [m2m])
-        for index, picture in zip(in_steps(count), embeddings):
+        embeddings = embeddings_of(image, sam, [m2m])
+        for index in in_steps(count):
+            # A single picture serves all frames.
+            if index < len(image):
+                picture = next(embeddings)
             guidance = sam.decode(picture.embedding, frame_of(prompt.frames, index))
             alphas = m2m.matte(picture.embedding, guidance, options)
             alphas = in_detail(frame_of(image, index), alphas, guidance.prompts, detail)
@@ -133,7 +135,7 @@ class MatteWithoutModels(io.ComfyNode):
         refine = loaded_refine() if method == "refiner" else None
         for index in in_steps(count):
             picture, targets = frame_of(image, index), frame_of(prompt.frames, index)
-            check_picture(picture)
+            check_frame(image, index)
             alphas = torch.zeros(len(targets), *picture.shape[:2])
             for number, target in enumerate(targets):
                 alphas[number] = matte_without_models(picture, target, method=method, band=band, refine=refine)

@@ -52,6 +52,20 @@ def test_every_picture_of_a_batch_gets_the_matte_it_would_get_alone(comfy, graph
         assert not torch.equal(alphas[0], alphas[-1])
 
 
+@pytest.mark.parametrize("kind", [whole, without_models])
+def test_a_picture_that_serves_a_clip_of_prompts_is_looked_through_once(comfy, graph, kind, monkeypatch):
+    looked_through, isfinite = [], torch.isfinite
+
+    def counted(tensor):
+        looked_through.append(tensor.shape)
+        return isfinite(tensor)
+
+    monkeypatch.setattr(torch, "isfinite", counted)
+    run = comfy.run(graph(kind, pictures(1, 32, 48), per_frame([[6, 5, 30, 25]], [[2, 2, 20, 20]], [[9, 9, 40, 30]])))
+    assert run.ok, run.error
+    assert len(run.output("mattes")) == 3 and looked_through.count((32, 48, 3)) == 1
+
+
 @KINDS
 def test_a_batch_without_pictures_is_refused(comfy, graph, kind):
     run = comfy.run(graph(kind, torch.zeros(0, 32, 48, 3), boxes("1 1 20 20")))
