@@ -251,6 +251,19 @@ def test_mattes_take_the_memory_of_the_results_alone(comfy, monkeypatch, targets
     assert peak(33) - peak(1) < 1.3 * 32 * mattes_per_frame * 32 * 48 * 4
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_clip_of_masks_is_looked_through_without_memory_for_another_one(comfyui, value, dtype):
+    masks = comfyui.module("nodes.batch").masks
+    clip = torch.rand(40, 32, 48).to(dtype)
+    with LiveMemory() as memory:
+        assert torch.equal(masks(clip), clip)
+    assert memory.peak_bytes < 0.01 * clip.nbytes
+    clip[30, 20, 10] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        masks(clip)
+
+
 def test_embeddings_and_guidance_of_different_pictures_are_not_mixed(comfy, graph, tensors):
     workflow = graph(steps, pictures(1, 32, 48), points("20 15"))
     workflow["other image"] = node(tensors(pictures(1, 40, 30)))
