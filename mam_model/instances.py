@@ -166,10 +166,11 @@ def keep(instances: Instances, alphas: Tensor, chosen: Sequence[bool]) -> tuple[
     """
     entries: list[Instance] = []
     mattes: list[Tensor] = []
+    nothing = torch.zeros_like(alphas[0])
     for frame in range(instances.frame_count):
         places = [i for i, entry in enumerate(instances.entries) if entry.frame == frame and chosen[i]]
         entries += [instances.entries[place] for place in places] or [_nothing(frame)]
-        mattes += [alphas[place] for place in places] or [torch.zeros_like(alphas[0])]
+        mattes += [alphas[place] for place in places] or [nothing]
     return Instances(tuple(entries), instances.frame_count), torch.stack(mattes)
 
 
@@ -186,15 +187,16 @@ def merge_by_label(instances: Instances, alphas: Tensor) -> tuple[Instances, Ten
     groups: dict[tuple[int, str], list[int]] = {}
     for place, entry in enumerate(instances.entries):
         groups.setdefault((entry.frame, entry.label), []).append(place)
-    entries, mattes = [], []
+    entries = []
+    mattes = alphas.new_empty(len(groups), *alphas.shape[1:])
     count_in_frame: dict[int, int] = {}
-    for (frame, _), places in groups.items():
+    for number, ((frame, _), places) in enumerate(groups.items()):
         matte = alphas[places].sum(dim=0).clamp(0, 1)
         best = max((instances.entries[place] for place in places), key=lambda entry: (entry.found, entry.score))
         index = count_in_frame[frame] = count_in_frame.get(frame, -1) + 1
         entries.append(replace(best, index=index, box_xyxy_px=bounding_box(matte)))
-        mattes.append(matte)
-    return Instances(tuple(entries), instances.frame_count), torch.stack(mattes)
+        mattes[number] = matte
+    return Instances(tuple(entries), instances.frame_count), mattes
 
 
 def merge_frames(instances: Instances, alphas: Tensor) -> Tensor:

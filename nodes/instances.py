@@ -190,7 +190,8 @@ class MergeInstances(io.ComfyNode):
         instances.check(alphas)
         by_label = instances if merge == "same label" else choose.without_labels(instances)
         merged, mattes = choose.merge_by_label(by_label, alphas)
-        frames = choose.merge_frames(merged, mattes)
+        # With one group per frame both outputs are one tensor, because ComfyUI keeps every output in memory.
+        frames = mattes if len(mattes) == merged.frame_count else choose.merge_frames(merged, mattes)
         return io.NodeOutput(frames, mattes, merged, ui=show_alphas(mattes))
 
 

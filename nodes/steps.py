@@ -103,8 +103,11 @@ class Segment(io.ComfyNode):
             )
         choice = None if candidate == "best" else int(candidate) - 1
         sam.load(sam.decoding_bytes)
-        guidances, masks = [], []
-        for index in in_steps(pair_count(embedding=embedding, prompt=prompt.frames)):
+        guidances = []
+        count, frame = pair_count(embedding=embedding, prompt=prompt.frames), embedding[0].frame
+        # Filled in place: a list of the masks and their stack would need twice the memory of the result.
+        masks = as_output(torch.empty(count, frame.height, frame.width))
+        for index in in_steps(count):
             picture = frame_of(embedding, index).embedding
             targets = [target.or_candidate(choice) for target in frame_of(prompt.frames, index)]
             guidance = sam.decode(picture, targets)
@@ -112,12 +115,12 @@ class Segment(io.ComfyNode):
             for target in range(len(guidance)):
                 mask = torch.maximum(mask, guidance.post_mask(target).cpu())
             guidances.append(guidance.cpu())
-            masks.append(mask)
+            masks[index] = mask
         overlays = (
             view.prompts_and_masks(frame_of(embedding, index).embedding, guidance)
             for index, guidance in enumerate(guidances)
         )
-        return io.NodeOutput(guidances, as_output(torch.stack(masks)), ui=show(overlays))
+        return io.NodeOutput(guidances, masks, ui=show(overlays))
 
 
 class MaskToMatte(io.ComfyNode):

@@ -264,6 +264,47 @@ def test_a_clip_of_masks_is_looked_through_without_memory_for_another_one(comfyu
         masks(clip)
 
 
+def growth_per_frame(work) -> float:
+    """By how many bytes the memory that `work(count)` takes grows with each frame."""
+
+    def peak(count: int) -> int:
+        with torch.inference_mode(), LiveMemory() as memory:
+            # Held until it was counted.
+            made = work(count)
+        del made
+        return memory.peak_bytes
+
+    peak(1)
+    return (peak(17) - peak(1)) / 16
+
+
+def test_the_masks_of_a_clip_take_the_memory_of_the_result_alone(comfy, warm_models, monkeypatch):
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    monkeypatch.setattr(comfy.module("nodes.previews"), "MOST_FRAMES", 0)
+    prompt, sam = comfy.module("mam_model.prompt"), warm_models[0]
+    (embedding,) = comfy.node("MAM_EncodeImage").execute(sam, pictures(1, 320, 480)).result
+    frame = (prompt.Prompt(box_xyxy_px=(20, 20, 300, 200)),)
+    node = comfy.node("MAM_Segment")
+    grown = growth_per_frame(lambda count: node.execute(sam, embedding, prompt.PromptSet((frame,) * count)))
+    assert grown < 1.3 * 320 * 480 * 4
+
+
+@pytest.mark.parametrize(("merge", "mattes_per_frame"), [("all of a frame", 1), ("same label", 3)])
+def test_merged_instances_take_the_memory_of_the_results_alone(comfy, monkeypatch, merge, mattes_per_frame):
+    monkeypatch.setattr(comfy.module("nodes.previews"), "MOST_FRAMES", 0)
+    instances = comfy.module("mam_model.instances")
+
+    def merged(count: int):
+        entries = [
+            instances.Instance(frame, index, "ab"[index], 1.0, True, None) for frame in range(count) for index in (0, 1)
+        ]
+        index = instances.Instances(tuple(entries), count)
+        return comfy.node("MAM_MergeInstances").execute(torch.full((2 * count, 64, 96), 0.5), index, merge)
+
+    # What the node is given is counted too: two mattes a frame.
+    assert growth_per_frame(merged) < (2 + 1.3 * mattes_per_frame) * 64 * 96 * 4
+
+
 def test_embeddings_and_guidance_of_different_pictures_are_not_mixed(comfy, graph, tensors):
     workflow = graph(steps, pictures(1, 32, 48), points("20 15"))
     workflow["other image"] = node(tensors(pictures(1, 40, 30)))
