@@ -210,7 +210,9 @@ class MatteEverything(io.ComfyNode):
             order=order,
             most=most,
         )
-        made, shown = [], []
+        # Of one matte at most there is one per frame. Else their number is known at the end, and they wait for it.
+        mattes = MatteBatch([1] * len(image)) if mode == "semantic" or most == 1 else None
+        waiting, shown = [], []
         finding_bytes = _FINDING_BYTES_PER_POINT * _POINTS_PER_STEP
         load_together([sam, m2m], max(sam.encoding_bytes, m2m.matting_bytes(*image.shape[1:3]), finding_bytes))
         progress = _Progress(len(image), points_per_side**2, most if mode == "instances" else 1)
@@ -240,11 +242,16 @@ class MatteEverything(io.ComfyNode):
             for number, target in enumerate(one_by_one(found)):
                 alphas[number] = m2m.matte(picture, target, merging)[0]
                 progress.reach(index, points_per_side**2, number + 1)
-            made.append((found.prompts, found.scores, alphas))
-        mattes = MatteBatch([len(prompts) for prompts, *_ in made])
-        while made:
-            # Their number is known only now. Let go one by one, they do not lie beside the whole result.
-            mattes.add(*made.pop(0))
+            made = found.prompts, found.scores, alphas
+            if mattes is None:
+                waiting.append(made)
+            else:
+                mattes.add(*made)
+        if mattes is None:
+            mattes = MatteBatch([len(prompts) for prompts, *_ in waiting])
+        while waiting:
+            # Let go one by one: the result takes memory as it is filled, and does not lie beside all of them.
+            mattes.add(*waiting.pop(0))
         progress.reach(len(image))
         return io.NodeOutput(*mattes.results, ui=show(view.numbered_instances(*frame) for frame in shown))
 
