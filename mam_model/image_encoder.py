@@ -77,17 +77,19 @@ class ImageEncoder(nn.Module):
             nn.LayerNorm(out_channels, eps=_EPSILON),
         )
 
-    @property
-    def working_bytes(self) -> int:
+    def working_bytes(self, itemsize: int) -> int:
         """What encoding takes for each picture beside the weights, at most.
 
         Measured at 1024 pixels, a GPU's way on the CPU. Without a fused attention the scores of all heads exist for
         a moment, in float32, and their addend twice: 440 MiB (ViT-B) and 590 MiB (ViT-H) in float32, 370 and 525 MiB in
         bfloat16. With a fused one it is 160 to 430 MiB; the CPU's own way takes 30 to 150 MiB.
+
+        Args:
+            itemsize: bytes of a number in the precision in which it works.
         """
         _, grid, _, dim = self.pos_embed.shape
         heads = self.blocks[0].attn.num_heads
-        return grid**2 * (16 * heads * _QUERIES + 6 * dim * self.pos_embed.itemsize)
+        return grid**2 * (16 * heads * _QUERIES + 6 * dim * itemsize)
 
     @torch.no_grad()
     def forward(self, images: Tensor, check: Callable[[], None] | None = None) -> Tensor:

@@ -294,8 +294,8 @@ class SharedSam(SharedModel):
 
     @property
     def encoding_bytes(self) -> int:
-        """What encoding one picture needs beside the weights."""
-        return self.network.image_encoder.working_bytes
+        """What encoding one picture needs beside the weights on the device, whatever precision they have elsewhere."""
+        return self.network.image_encoder.working_bytes(self.dtype.itemsize)
 
     @property
     def decoding_bytes(self) -> int:

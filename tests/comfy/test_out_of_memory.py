@@ -190,6 +190,18 @@ def test_loaded_again_a_network_has_the_very_weights_it_had(models, tiny_sam, ti
             assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
+def test_after_the_processor_a_network_asks_for_no_more_than_before(models, tiny_sam, tiny_m2m, half_precision):
+    sam, m2m = models.shared_sam(tiny_sam, half_precision), models.shared_m2m(tiny_m2m, half_precision)
+
+    def asked() -> tuple[int, ...]:
+        return sam.encoding_bytes, sam.decoding_bytes, m2m.predicting_bytes, m2m.matting_bytes(600, 800)
+
+    before = asked()
+    for shared in (sam, m2m):
+        shared.leave_device()
+    assert asked() == before
+
+
 def test_another_view_of_a_network_brings_it_back_too(models, tiny_sam):
     sam = models.shared_sam(tiny_sam, "bf16")
     compiled = sam.compiling()

@@ -108,7 +108,7 @@ def test_encoding_asks_for_what_the_encoder_takes(comfy, graph, models, monkeypa
     run = comfy.run(graph(pictures(), kind=steps))
     assert run.ok, run.error
     sam = run.output("sam")
-    assert asked == [([sam], sam.network.image_encoder.working_bytes)]
+    assert asked == [([sam], sam.network.image_encoder.working_bytes(4))]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

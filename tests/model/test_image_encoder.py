@@ -430,7 +430,7 @@ def test_encoding_takes_no_more_memory_than_is_declared(dtype):
         before = resident_bytes("VmRSS")
         network(images)
         taken = resident_bytes("VmHWM") - before
-    assert taken < 150 * 1024**2 < network.working_bytes < 500 * 1024**2
+    assert taken < 150 * 1024**2 < network.working_bytes(dtype.itemsize) < 500 * 1024**2
 
 
 def resident_bytes(which: str) -> int:
