@@ -222,7 +222,8 @@ class SemanticMatte(io.ComfyNode):
         options = merge_options(**merge_settings)
         count = pair_count(embedding=embedding, guidance=guidance)
         mattes = MatteBatch([1] * count)
-        m2m.load(m2m.predicting_bytes)
+        frame = embedding[0].frame
+        m2m.load(m2m.matting_bytes(frame.height, frame.width))
         for index in in_steps(count):
             united = frame_of(guidance, index).united()
             alphas = m2m.matte(frame_of(embedding, index).embedding, united, options)
