@@ -57,7 +57,7 @@ def read_points(written: Any, label: int) -> list[list[Point]]:
         lines = _lines_unless_json(written)
         if lines is not None:
             return [[Point(*_numbers(line, 2, _POINTS_HELP), label) for line in lines]]
-        written = _json(written)
+        written = _json(written, _POINTS_HELP)
     if isinstance(written, dict) or _is_pair(written):
         return [_points_of_frame(written, label)]
     if not isinstance(written, (list, tuple)):
@@ -85,7 +85,7 @@ def read_boxes(written: Any, corners: bool = True) -> list[list[Box]]:
         lines = _lines_unless_json(written)
         if lines is not None:
             return [[_box(_numbers(line, 4, _BOXES_HELP), corners) for line in lines]]
-        written = _json(written)
+        written = _json(written, _BOXES_HELP)
     if _is_segs(written):
         return [[_box_of_seg(seg) for seg in written[1]]]
     if isinstance(written, dict) or _is_numbers(written, 4):
@@ -138,13 +138,16 @@ def _lines_unless_json(text: str) -> list[str] | None:
     return [line for line in re.split(r"[\n;]", text) if line.strip()]
 
 
-def _json(text: str) -> Any:
+def _json(text: str, help_text: str) -> Any:
     try:
         # KJNodes and the nodes that read it also write single quotes.
         return json.loads(text if '"' in text else text.replace("'", '"'))
     # ValueError also stands for a whole number of thousands of digits, which Python refuses to read.
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"This starts like JSON but cannot be read as such ({error}): {_quoted(text)}") from None
+    except (ValueError, RecursionError):
+        raise PromptError(
+            f"This starts like JSON but cannot be read as such (is a bracket left open, or a comma missing?): "
+            f"{_quoted(text)}. {help_text}"
+        ) from None
 
 
 def _numbers(line: str, count: int, help_text: str) -> tuple[float, ...]:

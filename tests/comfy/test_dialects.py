@@ -106,6 +106,13 @@ def test_a_point_that_cannot_be_read_is_told_how_to_be_written(dialects, prompt_
         dialects.read_points("somewhere left", label=1)
 
 
+def test_brackets_that_do_not_close_are_told_how_to_be_written(dialects, prompt_error):
+    with pytest.raises(prompt_error, match=r'bracket.*"\[10, 20, 300, 400"\. .*one box per line'):
+        dialects.read_boxes("[10, 20, 300, 400")
+    with pytest.raises(prompt_error, match=r'comma.*"\[\[120 80\]\]"\. .*one point per line'):
+        dialects.read_points("[[120 80]]", label=1)
+
+
 @pytest.mark.parametrize(
     "written",
     [
