@@ -103,6 +103,33 @@ def test_a_spoiled_workflow_is_noticed(renderer, spoil, complaint):
     assert any(complaint in problem for problem in renderer.open(workflow).problems)
 
 
+# The classic renderer cuts a title where it would come within this of its node's right end.
+_CUT_TITLES = """() => {
+  const { ctx } = app.canvas;
+  return Object.keys(LiteGraph.registered_node_types).filter((type) => /^(MAM|ICM)_/.test(type)).filter((type) => {
+    const node = LiteGraph.createNode(type);
+    ctx.font = node.titleFontStyle;
+    return ctx.measureText(node.getTitle()).width > node.size[0] - 2 * LiteGraph.NODE_TITLE_HEIGHT;
+  });
+}"""
+
+
+@pytest.mark.slow
+def test_a_new_node_shows_its_whole_title(renderer):
+    assert renderer.page.evaluate(_CUT_TITLES) == []
+
+
+@pytest.mark.slow
+def test_a_node_that_was_saved_narrow_stays_so(renderer):
+    workflow = json.loads((check_workflows.WORKFLOWS / "The method step by step.json").read_text(encoding="utf-8"))
+    _node(workflow, "MAM_MaskToMatte")["size"][0] = 195
+    renderer.open(workflow)
+    width = "() => app.rootGraph.nodes.find((node) => node.type === 'MAM_MaskToMatte').size[0]"
+    # 225 is the least that Nodes 2.0 itself allows.
+    least = 225 if renderer.page.evaluate("() => LiteGraph.vueNodesMode") else 195
+    assert renderer.page.evaluate(width) == least
+
+
 def test_every_node_has_a_help_page():
     nodes = {part.split('"')[1] for file in (ROOT / "nodes").glob("*.py") for part in _schema_lines(file)}
     assert nodes == {page.stem for page in (ROOT / "web" / "docs").glob("*.md")}

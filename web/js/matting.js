@@ -101,6 +101,21 @@ async function matteSelected() {
   }
 }
 
+/**
+ * Makes a new node wide enough for its title, which the classic renderer cuts two title heights short of the node's
+ * width while it leaves room for less. A node from a file gets its saved width afterwards.
+ * @param {any} node
+ */
+function showWholeTitle(node) {
+  const brush = app.canvas?.ctx;
+  if (!brush) return;
+  brush.save();
+  brush.font = node.titleFontStyle;
+  const width = Math.ceil(brush.measureText(node.getTitle()).width) + 2 * LiteGraph.NODE_TITLE_HEIGHT;
+  brush.restore();
+  if (node.size[0] < width) node.setSize([width, node.size[1]]);
+}
+
 async function loadTexts() {
   const response = await api.fetchApi("/i18n").catch(() => null);
   useLocale(response?.ok ? await response.json() : {}, app.extensionManager?.setting?.get("Comfy.Locale") ?? "en");
@@ -190,6 +205,10 @@ app.registerExtension({
       await loadTexts();
       editors.renew();
     });
+  },
+
+  nodeCreated(/** @type {any} */ node) {
+    if (/^(MAM|ICM)_/.test(node.comfyClass)) showWholeTitle(node);
   },
 
   getCustomWidgets: () => ({
