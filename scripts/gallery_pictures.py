@@ -50,8 +50,12 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*PICTURES, []], help="default: all three")
-    return parser.parse_args()
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all three")
+    options = parser.parse_args()
+    for name in options.names:
+        if name not in PICTURES:
+            parser.error(f'"{name}" is none of these: {", ".join(PICTURES)}')
+    return options
 
 
 def _put_photos(folder: Path) -> dict[str, list]:
