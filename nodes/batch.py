@@ -113,16 +113,18 @@ def check_frame(batch: Tensor, index: int) -> None:
         check_picture(batch[index])
 
 
-def check_same_size(image: Tensor, mask: Tensor) -> None:
+def check_same_size(image: Tensor, mask: Tensor, name: str = "mask") -> None:
     """Refuses a mask of another size than its picture.
 
+    Args:
+        name: what the node calls the mask.
     Raises:
         ValueError: naming both sizes.
     """
     if image.shape[1:3] != mask.shape[-2:]:
         raise ValueError(
-            f"The mask is {mask.shape[-1]} x {mask.shape[-2]} pixels but the picture is "
-            f"{image.shape[2]} x {image.shape[1]}. Resize the mask to the picture's size. "
+            f"The {name} is {mask.shape[-1]} x {mask.shape[-2]} pixels but the picture is "
+            f"{image.shape[2]} x {image.shape[1]}. Resize the {name} to the picture's size. "
             "(Load Image gives a 64 x 64 mask for a picture without transparency.)"
         )
 

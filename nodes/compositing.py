@@ -195,7 +195,7 @@ class Composite(io.ComfyNode):
         from ..mam_model.foreground import estimate_foreground
 
         image, alpha = pictures(image), masks(alpha)
-        check_same_size(image, alpha)
+        check_same_size(image, alpha, "alpha")
         batches = {"image": image, "alpha": alpha}
         if background is not None:
             batches["background"] = pictures(background)
@@ -352,7 +352,7 @@ class PreviewMatte(io.ComfyNode):
         layout: str = "one by one",
     ) -> io.NodeOutput:
         image, alpha = pictures(image), masks(alpha)
-        check_same_size(image, alpha)
+        check_same_size(image, alpha, "alpha")
         if instances is not None:
             instances.check(alpha)
             pair_count(image=image, instances=range(instances.frame_count))

@@ -184,7 +184,8 @@ class Drawing:
             raise PromptError(f"The drawing has {len(text):,} characters; the most is {MOST_CHARACTERS:,}. Clear some.")
         if not text.strip():
             return cls()
-        value = _object(read_json(text, "The drawing"), "The drawing")
+        value = read_json(text, "The drawing", " Copy it whole, or clear it and draw anew.")
+        value = _object(value, "The drawing")
         version = _given(value, "version", VERSION)
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise PromptError(f"The drawing's version is a whole number from 1, not {_kind_of(version)}.")
@@ -234,9 +235,12 @@ class Drawing:
         return PromptSet(tuple(tuple(prompt_of(target, frame) for target in targets) for frame in range(count)))
 
 
-def read_json(text: str, where: str) -> Any:
+def read_json(text: str, where: str, advice: str = "") -> Any:
     """Parses JSON of bounded depth.
 
+    Args:
+        where: what it is called.
+        advice: a sentence for whoever wrote it, after a blank.
     Raises:
         PromptError: when it is no JSON, or nested deeper than `DEEPEST_NESTING`.
     """
@@ -244,7 +248,7 @@ def read_json(text: str, where: str) -> Any:
         value = json.loads(text)
     # ValueError also stands for a whole number of thousands of digits, which Python refuses to read.
     except (ValueError, RecursionError) as error:
-        raise PromptError(f"{where} cannot be read as JSON ({error}).") from None
+        raise PromptError(f"{where} cannot be read as JSON ({error}).{advice}") from None
     if _is_deeper(value, DEEPEST_NESTING):
         raise PromptError(f"{where} is nested more than {DEEPEST_NESTING} levels deep, which no drawing is.")
     return value

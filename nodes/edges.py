@@ -230,7 +230,7 @@ class RefineWithTrimap(io.ComfyNode):
         from ..mam_model.trimap_matting import TrimapError, solve_trimap
 
         image, trimap = pictures(image), masks(trimap)
-        check_same_size(image, trimap)
+        check_same_size(image, trimap, "trimap")
         count = pair_count(image=image, trimap=trimap)
         alphas = as_output(torch.empty(count, *trimap.shape[1:]))
         for index in in_steps(count):
@@ -300,7 +300,7 @@ class ForegroundColor(io.ComfyNode):
         from ..mam_model.foreground import CLEAR_COLORS, estimate_foreground, fill_where_clear, foreground_bytes
 
         image, alpha = pictures(image), masks(alpha)
-        check_same_size(image, alpha)
+        check_same_size(image, alpha, "alpha")
         batches = {"image": image, "alpha": alpha}
         if background is not None:
             batches["background"] = pictures(background)

@@ -210,7 +210,7 @@ def test_a_matte_of_another_size_is_refused_with_both_sizes(comfy, tensors, node
     }
     run = comfy.run(graph)
     assert run.failed_node == "result"
-    assert "64 x 64" in run.error and "48 x 32" in run.error
+    assert "The alpha is 64 x 64" in run.error and "48 x 32" in run.error
 
 
 def test_the_cut_out_is_what_core_joins_from_foreground_and_inverted_mask(comfy, tensors):

@@ -229,7 +229,7 @@ def deep(levels: int):
 
 
 MALFORMED = {
-    "no JSON": ("{", "cannot be read as JSON"),
+    "no JSON": ("{", r"cannot be read as JSON.*\. Copy it whole, or clear it and draw anew\."),
     "text behind it": (text_of() + "x", "cannot be read as JSON"),
     "nothing but brackets": ("[" * 100_000, "cannot be read as JSON"),
     "a list": ("[]", "is a JSON object, not a list"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import stat
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,20 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, trained, fil
         save(path, trained)
     assert path.read_bytes() == b"the last good one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere folders are not synced")
+def test_a_network_share_that_syncs_no_folders_takes_the_file(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def of_files_alone(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", of_files_alone)
+    write_atomically(tmp_path / "weights", b"new")
+    assert (tmp_path / "weights").read_bytes() == b"new"
 
 
 def test_a_write_that_ends_before_the_file_has_its_name_leaves_the_old_one(tmp_path, monkeypatch):
