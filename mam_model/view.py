@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -214,27 +214,30 @@ def _draw_strokes(drawn: Image.Image, scribbles: Tensor, color: tuple[int, int, 
         drawn.paste(paint, mask=Image.fromarray(np.asarray(strokes) == value))
 
 
-def contact_sheet(pictures: Sequence[Tensor], captions: Sequence[str], cell_px: int = 384) -> Tensor:
+def contact_sheet(pictures: Iterable[Tensor], captions: Sequence[str], cell_px: int = 384) -> Tensor:
     """Pictures of one size [H, W, 3] in a grid, each no larger than `cell_px`, with a caption under it.
 
+    Args:
+        pictures: at least one, with a caption each. They are asked for one by one and not kept.
     Returns:
         float [h, w, 3], nearly square.
     """
-    small = [reduced(picture.float().cpu(), cell_px) for picture in pictures]
-    height, width = small[0].shape[:2]
-    columns = max(1, round(math.sqrt(len(small) * height / width)))
-    rows = math.ceil(len(small) / columns)
+    small = (reduced(picture.float().cpu(), cell_px) for picture in pictures)
+    first = next(small)
+    height, width = first.shape[:2]
+    columns = max(1, round(math.sqrt(len(captions) * height / width)))
+    rows = math.ceil(len(captions) / columns)
     gap, text_px = 8, max(11, min(18, width // 14))
     cell = (width + gap, height + gap + round(1.6 * text_px))
     sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
     pen = ImageDraw.Draw(sheet)
     font = font_for("".join(captions), text_px)
-    for number, (picture, caption) in enumerate(zip(small, captions)):
+    for number, (picture, caption) in enumerate(zip(chain([first], small), captions)):
         left, top = gap + number % columns * cell[0], gap + number // columns * cell[1]
         levels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
         sheet.paste(Image.fromarray(levels), (left, top))
         pen.text((left, top + height + 2), caption, fill=(20, 20, 20), font=font)
-    return torch.from_numpy(np.array(sheet)).float() / 255
+    return torch.from_numpy(np.array(sheet)).float().div_(255)
 
 
 def text_table(rows: Sequence[Sequence[str]], text_height_px: int = 20) -> Tensor:

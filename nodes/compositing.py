@@ -361,16 +361,21 @@ class PreviewMatte(io.ComfyNode):
         else:
             frames = range(pair_count(image=image, alpha=alpha))
             captions = [f"frame {index}" for index in frames]
-        shown = None
-        for index in in_steps(len(frames)):
+
+        def seen(index: int) -> Tensor:
             matte = frame_of(alpha, index).float().clamp(0, 1)
-            seen = _seen(frame_of(image, frames[index]).to(matte), matte, view, color)
-            if shown is None:
-                # Filled in place: a list of the views and their stack would need twice the memory of the result.
-                shown = as_output(torch.empty(len(frames), *seen.shape))
-            shown[index] = seen
+            return as_output(_seen(frame_of(image, frames[index]).to(matte), matte, view, color))
+
+        views = (seen(index) for index in in_steps(len(frames)))
         if layout == "contact sheet":
-            shown = as_output(looks.contact_sheet(shown, captions))[None]
+            shown = as_output(looks.contact_sheet(views, captions))[None]
+        else:
+            shown = None
+            for index, picture in enumerate(views):
+                if shown is None:
+                    # Filled in place: a list of the views and their stack would need twice the memory of the result.
+                    shown = picture.new_empty(len(frames), *picture.shape)
+                shown[index] = picture
         return io.NodeOutput(shown, ui=show(shown))
 
 

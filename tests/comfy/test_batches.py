@@ -278,6 +278,20 @@ def growth_per_frame(work) -> float:
     return (peak(17) - peak(1)) / 16
 
 
+def test_a_contact_sheet_takes_the_memory_of_the_sheet_alone(comfy, monkeypatch):
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    height, width = 200, 1200
+    image, alpha = pictures(1, height, width), disc(height, width, 600, 100, 80)[None]
+    node = comfy.node("MAM_PreviewMatte")
+
+    def sheet(count: int):
+        clip = image.expand(count, -1, -1, -1), alpha.expand(count, -1, -1)
+        return node.execute(*clip, layout="contact sheet")
+
+    # Each frame is shown in less than a ninth of its pixels, and with a caption.
+    assert growth_per_frame(sheet) < 0.25 * height * width * 3 * 4
+
+
 def test_the_masks_of_a_clip_take_the_memory_of_the_result_alone(comfy, warm_models, monkeypatch):
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
     monkeypatch.setattr(comfy.module("nodes.previews"), "MOST_FRAMES", 0)
