@@ -132,3 +132,9 @@ def check_same_size(image: Tensor, mask: Tensor, name: str = "mask") -> None:
 def as_output(tensor: Tensor) -> Tensor:
     """The tensor on the device and in the dtype that ComfyUI wants between nodes."""
     return tensor.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
+
+
+def room_for(*shape: int) -> Tensor:
+    """A tensor to be filled, on the device and in the dtype of `as_output`; made elsewhere, it would lie there too."""
+    device, dtype = comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
+    return torch.empty(shape, device=device, dtype=dtype)

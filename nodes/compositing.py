@@ -23,7 +23,7 @@ from ..mam_model.composite import (
 from ..mam_model.composite import light_wrap as wrap_light
 from ..mam_model.instances import Instance, Instances
 from . import sockets
-from .batch import as_output, check_frame, check_same_size, frame_of, in_steps, masks, pair_count, pictures
+from .batch import as_output, check_frame, check_same_size, frame_of, in_steps, masks, pair_count, pictures, room_for
 from .models import on_device_or_processor
 from .previews import show
 
@@ -236,7 +236,7 @@ class Composite(io.ComfyNode):
             premultiplies=cutout_alpha == "premultiplied",
         )
         # Filled in place: lists of the frames and their stacks would need twice the memory of the result.
-        composites, cutouts = (as_output(torch.empty(count, height, width, channels)) for channels in (3, 4))
+        composites, cutouts = (room_for(count, height, width, channels) for channels in (3, 4))
         for index in in_steps(count):
             for name in batches.keys() - {"alpha"}:
                 check_frame(batches[name], index)

@@ -13,7 +13,6 @@ from ..mam_model.edge import EdgeOptions, adjust_edge
 from ..mam_model.trimap import trimap_adaptive, trimap_from_mask
 from . import sockets
 from .batch import (
-    as_output,
     check_frame,
     check_same_size,
     frame_of,
@@ -22,6 +21,7 @@ from .batch import (
     masks,
     pair_count,
     pictures,
+    room_for,
 )
 from .models import on_device_or_processor
 from .previews import show, show_alphas
@@ -124,7 +124,7 @@ class EdgeAdjust(io.ComfyNode):
         options = EdgeOptions(**settings)
         alpha = masks(alpha)
         # Filled in place, here and below: a list of the frames and their stack would need twice the memory.
-        adjusted = as_output(torch.empty(alpha.shape))
+        adjusted = room_for(*alpha.shape)
         for index, tell in in_steps_of_parts(len(alpha)):
             adjusted[index] = adjust_edge(alpha[index], options, tell)
         return io.NodeOutput(adjusted, ui=show_alphas(adjusted))
@@ -192,7 +192,7 @@ class Trimap(io.ComfyNode):
         if unit == "per cent":
             inner, outer = (share / 100 * max(mask.shape[1:]) for share in (inner, outer))
         make = trimap_adaptive if band == "adaptive" else trimap_from_mask
-        trimaps = as_output(torch.empty(mask.shape))
+        trimaps = room_for(*mask.shape)
         for index in in_steps(len(mask)):
             trimaps[index] = make(mask[index].float(), inner, outer)
         return io.NodeOutput(trimaps, ui=show_alphas(trimaps))
@@ -232,7 +232,7 @@ class RefineWithTrimap(io.ComfyNode):
         image, trimap = pictures(image), masks(trimap)
         check_same_size(image, trimap, "trimap")
         count = pair_count(image=image, trimap=trimap)
-        alphas = as_output(torch.empty(count, *trimap.shape[1:]))
+        alphas = room_for(count, *trimap.shape[1:])
         for index in in_steps(count):
             # KNN matting would search for the neighbours of NaN without end.
             check_frame(image, index)
@@ -318,7 +318,7 @@ class ForegroundColor(io.ComfyNode):
         height, width = image.shape[1:3]
         # Of each pixel there are the colour, the alpha and the known background, in float32.
         memory_bytes = foreground_bytes(height, width) + 28 * height * width
-        foregrounds, backgrounds = (as_output(torch.empty(count, *image.shape[1:])) for _ in range(2))
+        foregrounds, backgrounds = (room_for(count, *image.shape[1:]) for _ in range(2))
         for index in in_steps(count):
             for name in batches.keys() - {"alpha"}:
                 check_frame(batches[name], index)

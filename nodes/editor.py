@@ -15,7 +15,7 @@ from ..mam_model.merge import MergeOptions
 from ..mam_model.picture import check_picture
 from ..mam_model.prompt import Prompt, PromptError
 from . import live, sockets
-from .batch import as_output, in_steps, pictures
+from .batch import in_steps, pictures, room_for
 from .drawing import Drawing
 from .embeddings import embedding_of, embeddings_of
 from .mattes import MERGE_INPUTS, merge_options
@@ -99,7 +99,7 @@ class PromptEditor(io.ComfyNode):
         options = merge_options(**merge_settings)
         if sam is not None and drawn:
             load_together([sam, m2m], max(sam.encoding_bytes, m2m.matting_bytes(height, width)))
-        alpha = torch.zeros(count, height, width)
+        alpha = room_for(count, height, width).zero_()
         # Held to the end: a long batch would otherwise push the embedding that the session needs out of memory.
         held = None
         embeddings = embeddings_of([batch[index] for index in drawn], sam, [m2m])
@@ -120,7 +120,7 @@ class PromptEditor(io.ComfyNode):
         return io.NodeOutput(
             prompt,
             image,
-            as_output(alpha),
+            alpha,
             boxes,
             positive,
             negative,

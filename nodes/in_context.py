@@ -21,7 +21,7 @@ from ..mam_model.instances import Instances, describe
 from ..mam_model.picture import check_picture
 from ..mam_model.prompt import Prompt, PromptError, PromptSet
 from . import sockets
-from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures
+from .batch import as_output, check_same_size, frame_of, in_steps, masks, pair_count, pictures, room_for
 from .diffusion_backbone import DiffusionBackbone
 from .models import (
     IN_CONTEXT_FOLDER,
@@ -377,7 +377,7 @@ class InContextMatting(io.ComfyNode):
             )
         icm_model.load(min(pictures_at_once, len(image)), reference.reference.ensemble)
         # Filled in place: a list of the frames and their stack would need twice the memory of the result.
-        alphas, similarities = (as_output(torch.empty(image.shape[:3])) for _ in range(2))
+        alphas, similarities = (room_for(*image.shape[:3]) for _ in range(2))
         entries = []
         chunks = range(0, len(image), pictures_at_once)
         for step in in_steps(len(chunks)):

@@ -14,7 +14,7 @@ from ..mam_model.merge import MergeOptions
 from ..mam_model.native_detail import sharpen_targets
 from ..mam_model.prompt import Prompt
 from . import sockets
-from .batch import as_output
+from .batch import room_for
 from .previews import show_alphas
 
 MERGE_INPUTS = [
@@ -140,10 +140,10 @@ class MatteBatch:
 
     def _make_room(self, height: int, width: int) -> None:
         # Filled in place: lists of the mattes and their stacks would need twice the memory of the results.
-        self._frames = self._instances = as_output(torch.empty(len(self._matte_counts), height, width))
+        self._frames = self._instances = room_for(len(self._matte_counts), height, width)
         # Most pictures have one target: then both outputs are one tensor, because ComfyUI keeps every output in memory.
         if sum(self._matte_counts) > len(self._matte_counts):
-            self._instances = as_output(torch.empty(sum(self._matte_counts), height, width))
+            self._instances = room_for(sum(self._matte_counts), height, width)
 
     @property
     def frames(self) -> Tensor:

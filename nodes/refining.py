@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..mam_model.trimap import trimap_from_mask
 from . import sockets
-from .batch import as_output, check_same_size, frame_of, in_steps_of_parts, masks, pair_count, pictures
+from .batch import check_same_size, frame_of, in_steps_of_parts, masks, pair_count, pictures, room_for
 from .models import shared_refiner
 from .previews import show_alphas
 
@@ -61,7 +61,7 @@ class RefineMask(io.ComfyNode):
         refiner = shared_refiner()
         refiner.load(refiner.refining_bytes)
         # Filled in place: a list of the frames and their stack would need twice the memory.
-        alphas = as_output(torch.empty(count, *mask.shape[1:]))
+        alphas = room_for(count, *mask.shape[1:])
         for index, tell in in_steps_of_parts(count):
             picture, rough = frame_of(image, index), frame_of(mask, index).float().cpu().clamp(0, 1)
             alpha = refiner.refine(picture, rough, tell)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..mam_model import view
 from ..mam_model.prompt import PromptSet
 from . import sockets
-from .batch import as_output, frame_of, in_steps, pair_count, pictures
+from .batch import frame_of, in_steps, pair_count, pictures, room_for
 from .embeddings import Embeddings, embeddings_of
 from .mattes import DETAIL_INPUT, MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, in_detail, merge_options
 from .models import SharedM2M, SharedSam
@@ -106,7 +106,7 @@ class Segment(io.ComfyNode):
         guidances = []
         count, frame = pair_count(embedding=embedding, prompt=prompt.frames), embedding[0].frame
         # Filled in place: a list of the masks and their stack would need twice the memory of the result.
-        masks = as_output(torch.empty(count, frame.height, frame.width))
+        masks = room_for(count, frame.height, frame.width)
         for index in in_steps(count):
             picture = frame_of(embedding, index).embedding
             targets = [target.or_candidate(choice) for target in frame_of(prompt.frames, index)]

@@ -212,7 +212,9 @@ def test_pictures_and_mattes_pair_up_after_the_matting_too(comfy, tensors, node_
         ("MAM_PreviewMatte", "alpha", {"view": "side by side"}),
     ],
 )
-def test_memory_grows_with_the_batch_by_the_results_alone(comfy, monkeypatch, node_id, mask, settings):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_memory_grows_with_the_batch_by_the_results_alone(comfy, monkeypatch, node_id, mask, settings, dtype):
+    monkeypatch.setattr("comfy.model_management.intermediate_dtype", lambda: dtype)
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
     monkeypatch.setattr(comfy.module("nodes.previews"), "MOST_FRAMES", 0)
     matte = (disc(32, 48, 24, 16, 10) * 1.4 - 0.2).clamp(0, 1)
@@ -301,6 +303,25 @@ def test_the_masks_of_a_clip_take_the_memory_of_the_result_alone(comfy, warm_mod
     node = comfy.node("MAM_Segment")
     grown = growth_per_frame(lambda count: node.execute(sam, embedding, prompt.PromptSet((frame,) * count)))
     assert grown < 1.3 * 320 * 480 * 4
+
+
+def test_the_prompt_editor_takes_the_memory_of_its_mattes_alone(comfy, monkeypatch):
+    monkeypatch.setattr("comfy.model_management.intermediate_dtype", lambda: torch.float16)
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    # A drawing for one frame alone, and so many frames that they weigh more than the matting of this one.
+    box = {"box": {"x": 6, "y": 5, "width": 24, "height": 20}}
+    drawing = json.dumps({"width": 48, "height": 32, "targets": [{"prompts": {"0": box}}]})
+    picture, node = pictures(1, 32, 48), comfy.node("MAM_PromptEditor")
+    node.execute(picture, prompts=drawing)
+
+    def peak(count: int) -> int:
+        image = picture.expand(count, -1, -1, -1)
+        with torch.inference_mode(), LiveMemory() as memory:
+            alpha = node.execute(image, prompts=drawing).result[2]
+            assert alpha.shape == (count, 32, 48) and alpha.dtype == torch.float16 and alpha[0].max() > 0.5
+        return memory.peak_bytes
+
+    assert peak(6000) - peak(3000) < 1.3 * 3000 * 32 * 48 * 2
 
 
 @pytest.mark.parametrize(("merge", "mattes_per_frame"), [("all of a frame", 1), ("same label", 3)])
