@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,10 @@ from torch import Tensor
 from .prompt import Prompt
 
 POSITIONS = ("left", "right", "top", "bottom", "center", "largest", "smallest")
+
+
+def _go_on() -> None:
+    """Called before each matte where nobody cancels."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,13 @@ def with_score(instances: Instances, lowest: float) -> list[bool]:
     return [entry.found and entry.score >= lowest for entry in instances.entries]
 
 
-def with_area(alphas: Tensor, lowest: float, highest: float) -> list[bool]:
+def with_area(alphas: Tensor, lowest: float, highest: float, before_matte: Callable[[], None] = _go_on) -> list[bool]:
     """Which mattes [N, H, W] cover at least `lowest` and at most `highest` of their picture, 0..1."""
-    return [lowest <= float(alpha.float().mean()) <= highest for alpha in alphas]
+    chosen = []
+    for alpha in alphas:
+        before_matte()
+        chosen.append(lowest <= float(alpha.float().mean()) <= highest)
+    return chosen
 
 
 def at_point(alphas: Tensor, x_px: float, y_px: float) -> list[bool]:
@@ -133,16 +141,21 @@ def at_point(alphas: Tensor, x_px: float, y_px: float) -> list[bool]:
     return [float(alpha[int(y_px), int(x_px)]) >= 0.5 for alpha in alphas]
 
 
-def at_position(instances: Instances, alphas: Tensor, position: str, count: int) -> list[bool]:
+def at_position(
+    instances: Instances, alphas: Tensor, position: str, count: int, before_matte: Callable[[], None] = _go_on
+) -> list[bool]:
     """The first `count` instances of each frame in the order that `position` names.
 
     Args:
         position: one of POSITIONS. Left, right, top and bottom compare the centres of the bounding boxes, center their
             distance to the picture's centre, largest and smallest the covered area. Ties go to the lower index.
+        before_matte: here and below, called before each matte is looked at; what it raises (a cancelled run) ends the
+            work.
     """
     height, width = alphas.shape[1:]
 
     def order(place: int) -> float:
+        before_matte()
         if position in ("largest", "smallest"):
             area = float(alphas[place].float().sum())
             return -area if position == "largest" else area
@@ -179,7 +192,9 @@ def without_labels(instances: Instances) -> Instances:
     return replace(instances, entries=tuple(replace(entry, label="") for entry in instances.entries))
 
 
-def merge_by_label(instances: Instances, alphas: Tensor) -> tuple[Instances, Tensor]:
+def merge_by_label(
+    instances: Instances, alphas: Tensor, before_matte: Callable[[], None] = _go_on
+) -> tuple[Instances, Tensor]:
     """One matte per frame and label: the sum of the mattes [N, H, W] that share it, at most 1.
 
     Shares of a pixel that instances settled among themselves add up again; see `matting.share_pixels`.
@@ -191,6 +206,7 @@ def merge_by_label(instances: Instances, alphas: Tensor) -> tuple[Instances, Ten
     mattes = alphas.new_empty(len(groups), *alphas.shape[1:])
     count_in_frame: dict[int, int] = {}
     for number, ((frame, _), places) in enumerate(groups.items()):
+        before_matte()
         matte = alphas[places].sum(dim=0).clamp(0, 1)
         best = max((instances.entries[place] for place in places), key=lambda entry: (entry.found, entry.score))
         index = count_in_frame[frame] = count_in_frame.get(frame, -1) + 1
@@ -199,10 +215,11 @@ def merge_by_label(instances: Instances, alphas: Tensor) -> tuple[Instances, Ten
     return Instances(tuple(entries), instances.frame_count), mattes
 
 
-def merge_frames(instances: Instances, alphas: Tensor) -> Tensor:
+def merge_frames(instances: Instances, alphas: Tensor, before_matte: Callable[[], None] = _go_on) -> Tensor:
     """One matte per frame [B, H, W]: the sum of its instances' mattes [N, H, W], at most 1."""
     frames = alphas.new_zeros(instances.frame_count, *alphas.shape[1:])
     for entry, alpha in zip(instances.entries, alphas):
+        before_matte()
         frames[entry.frame] += alpha
     return frames.clamp_(0, 1)
 

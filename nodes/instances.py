@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
@@ -140,7 +141,7 @@ class SelectInstances(io.ComfyNode):
         if invert:
             chosen = [entry.found and not wanted for entry, wanted in zip(instances.entries, chosen)]
         kept, mattes = choose.keep(instances, alphas, chosen)
-        frames = choose.merge_frames(kept, mattes)
+        frames = choose.merge_frames(kept, mattes, throw_exception_if_processing_interrupted)
         return io.NodeOutput(frames, mattes, kept, ui=show_alphas(mattes))
 
 
@@ -152,10 +153,12 @@ def _chosen(instances: Instances, alphas: Tensor, by: dict) -> list[bool]:
     if by["by"] == "score":
         return choose.with_score(instances, by["lowest_score"])
     if by["by"] == "area":
-        return choose.with_area(alphas, by["smallest_percent"] / 100, by["largest_percent"] / 100)
+        lowest, highest = by["smallest_percent"] / 100, by["largest_percent"] / 100
+        return choose.with_area(alphas, lowest, highest, throw_exception_if_processing_interrupted)
     if by["by"] == "point":
         return choose.at_point(alphas, by["x"], by["y"])
-    return choose.at_position(instances, alphas, by["position"], by["count"])
+    position, count = by["position"], by["count"]
+    return choose.at_position(instances, alphas, position, count, throw_exception_if_processing_interrupted)
 
 
 class MergeInstances(io.ComfyNode):
@@ -189,9 +192,11 @@ class MergeInstances(io.ComfyNode):
         alphas = masks(instance_alphas)
         instances.check(alphas)
         by_label = instances if merge == "same label" else choose.without_labels(instances)
-        merged, mattes = choose.merge_by_label(by_label, alphas)
+        merged, mattes = choose.merge_by_label(by_label, alphas, throw_exception_if_processing_interrupted)
         # With one group per frame both outputs are one tensor, because ComfyUI keeps every output in memory.
-        frames = mattes if len(mattes) == merged.frame_count else choose.merge_frames(merged, mattes)
+        frames = mattes
+        if len(mattes) != merged.frame_count:
+            frames = choose.merge_frames(merged, mattes, throw_exception_if_processing_interrupted)
         return io.NodeOutput(frames, mattes, merged, ui=show_alphas(mattes))
 
 

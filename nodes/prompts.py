@@ -11,7 +11,7 @@ from torch import Tensor
 from ..mam_model.prompt import Prompt, PromptError, PromptSet, Scribble, covered_area
 from ..mam_model.scribble import prompt_from_trimap
 from . import sockets
-from .batch import as_output, frame_of, masks, pair_count
+from .batch import as_output, frame_of, in_steps, masks, pair_count
 from .dialects import Point, in_pixels, read_boxes, read_points, write_box, write_points
 
 _LABEL = io.String.Input(
@@ -236,7 +236,7 @@ class PromptMask(io.ComfyNode):
         if not batches:
             raise PromptError("Connect a mask, strokes or a trimap: this prompt says nothing yet.")
         prompts = []
-        for index in range(pair_count(**{_spoken(name): batch for name, batch in batches.items()})):
+        for index in in_steps(pair_count(**{_spoken(name): batch for name, batch in batches.items()})):
             frame = {name: frame_of(batch, index) for name, batch in batches.items()}
             strokes = _drawn({name: area for name, area in frame.items() if isinstance(name, Scribble)})
             if trimap is None:

@@ -22,6 +22,11 @@ class LiveMemory(TorchDispatchMode):
         self.peak_bytes = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
+    @property
+    def alive_bytes(self) -> int:
+        """How much of what was made is alive now."""
+        return sum(size for storage, size in self._alive.values() if not storage.expired())
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = {_storage(x)._cdata for x in tree_leaves((args, kwargs)) if _is_tensor(x)}
         made = func(*args, **(kwargs or {}))
