@@ -232,12 +232,15 @@ class PromptMask(io.ComfyNode):
             Scribble.UNKNOWN: unknown_strokes,
             Scribble.FOREGROUND: foreground_strokes,
         }
-        batches = {name: masks(batch).float().cpu() for name, batch in given.items() if batch is not None}
+        batches = {name: masks(batch) for name, batch in given.items() if batch is not None}
         if not batches:
             raise PromptError("Connect a mask, strokes or a trimap: this prompt says nothing yet.")
+        if mask is not None:
+            # Kept by the prompts, which share the only one of a batch. Strokes and trimaps are used frame by frame.
+            batches["mask"] = batches["mask"].float().cpu()
         prompts = []
         for index in in_steps(pair_count(**{_spoken(name): batch for name, batch in batches.items()})):
-            frame = {name: frame_of(batch, index) for name, batch in batches.items()}
+            frame = {name: frame_of(batch, index).float().cpu() for name, batch in batches.items()}
             strokes = _drawn({name: area for name, area in frame.items() if isinstance(name, Scribble)})
             if trimap is None:
                 # A blank mask says nothing, whatever its size: Load Image gives one for a picture without transparency.

@@ -324,6 +324,19 @@ def test_the_prompt_editor_takes_the_memory_of_its_mattes_alone(comfy, monkeypat
     assert peak(6000) - peak(3000) < 1.3 * 3000 * 32 * 48 * 2
 
 
+def test_strokes_take_the_memory_of_the_prompts_alone(comfy, monkeypatch):
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    on, beside = (disc(320, 480, x_px, 160, 40)[None].half() for x_px in (100, 300))
+    node = comfy.node("MAM_PromptMask")
+
+    def prompts(count: int):
+        strokes = (area.expand(count, -1, -1) for area in (on, beside))
+        return node.execute(**dict(zip(("foreground_strokes", "background_strokes"), strokes)))
+
+    # A scribble map takes a byte for each pixel; the strokes themselves would take eight more in float32.
+    assert growth_per_frame(prompts) < 2 * 320 * 480
+
+
 @pytest.mark.parametrize(("merge", "mattes_per_frame"), [("all of a frame", 1), ("same label", 3)])
 def test_merged_instances_take_the_memory_of_the_results_alone(comfy, monkeypatch, merge, mattes_per_frame):
     monkeypatch.setattr(comfy.module("nodes.previews"), "MOST_FRAMES", 0)
