@@ -13,6 +13,8 @@ from .batch import frame_of, in_steps, masks, pair_count
 from .previews import show
 
 _ERRORS = ("sad", "mse", "mad", "grad", "conn")
+# Rows of a longer table could not be read on the node.
+_MOST_SHOWN = 24
 
 
 class MatteMetrics(io.ComfyNode):
@@ -84,7 +86,11 @@ def _compare_frames(alpha: Tensor, truth: Tensor, trimap: Tensor | None) -> io.N
     rows += [(f"frame {i}", *(f"{getattr(s, e):.3f}" for e in _ERRORS)) for i, s in enumerate(scores)]
     if len(scores) > 1:
         rows.append(("mean", *(f"{mean:.3f}" for mean in means)))
-    return _result(rows, *means, imq=0.0)
+    shown = rows
+    if len(scores) > _MOST_SHOWN:
+        worst = sorted(range(len(scores)), key=lambda index: scores[index].sad, reverse=True)[:_MOST_SHOWN]
+        shown = [(f"worst of {len(scores)}", *rows[0][1:]), *(rows[1 + index] for index in worst), rows[-1]]
+    return _result(rows, *means, imq=0.0, shown=shown)
 
 
 def _compare_instances(alpha: Tensor, truth: Tensor) -> io.NodeOutput:
@@ -98,12 +104,12 @@ def _compare_instances(alpha: Tensor, truth: Tensor) -> io.NodeOutput:
         ("IMQ by", *(f"{value:.4f}" for value in (quality.mad, quality.mse, quality.grad, quality.conn))),
         ("matched", str(quality.tp), "invented", str(quality.fp), f"missed {quality.fn}"),
     ]
-    return _result(rows, 0.0, 0.0, 0.0, 0.0, 0.0, imq=quality.mad)
+    return _result(rows, 0.0, 0.0, 0.0, 0.0, 0.0, imq=quality.mad, shown=rows)
 
 
-def _result(rows: list[tuple[str, ...]], *errors: float, imq: float) -> io.NodeOutput:
+def _result(rows: list[tuple[str, ...]], *errors: float, imq: float, shown: list[tuple[str, ...]]) -> io.NodeOutput:
     table = "\n".join("\t".join(row) for row in rows)
-    return io.NodeOutput(*errors, imq, table, ui=show([view.text_table(rows)]))
+    return io.NodeOutput(*errors, imq, table, ui=show([view.text_table(shown)]))
 
 
 def _check_sizes(alpha: Tensor, other: Tensor, name: str) -> None:

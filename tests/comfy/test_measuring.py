@@ -61,6 +61,21 @@ def test_a_batch_gives_the_mean_and_the_table_each_frame(measured):
     assert run.ui["measure"]["images"]
 
 
+def test_of_a_long_batch_the_worst_frames_are_shown_and_all_are_in_the_table(comfy, measured, monkeypatch):
+    view, drawn = comfy.module("mam_model.view"), []
+    text_table = view.text_table
+    monkeypatch.setattr(view, "text_table", lambda rows: drawn.append(rows) or text_table(rows))
+    truth = torch.zeros(30, 20, 50)
+    # Frame 29 is the worst, frame 28 the best.
+    errors = torch.linspace(0.01, 0.3, 30)[[*range(1, 29), 0, 29]]
+    run = measured(truth + errors[:, None, None], truth)
+    assert run.ok, run.error
+    assert len(run.output("measure", 6).splitlines()) == 1 + 30 + 1
+    (rows,) = drawn
+    assert [row[0] for row in rows] == ["worst of 30", "frame 29", *(f"frame {i}" for i in range(27, 4, -1)), "mean"]
+    assert rows[1][1] == "0.300"
+
+
 def test_instances_are_matched_in_any_order(measured):
     subjects = torch.stack([disc(40, 80, 20, 20, 12), disc(40, 80, 60, 20, 15)])
     run = measured(subjects.flip(0), subjects, compare="instances of one picture")
