@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -35,6 +36,12 @@ _make_importable("comfyui_server", TESTS.parent / "scripts" / "comfyui_server.py
 def pytest_addoption(parser):
     parser.addoption("--fast", action="store_true", help="leave out the tests marked slow")
     parser.addoption("--gpu", action="store_true", help="let ComfyUI use the GPU (by default it runs on the CPU)")
+
+
+def pytest_configure(config):
+    """Lets Ctrl-C be heard, which a shell has everything ignore that it starts in the background: tests press it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -151,8 +151,11 @@ class InProcessComfyUI:
 
         def report_step(value, total, preview, prompt_id=None, node_id=None):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            node_id = node_id or get_executing_context().node_id
-            get_progress_state().update_progress(node_id, value, total, preview)
+            context = get_executing_context()
+            node_id = node_id or (context and context.node_id)
+            # A node that a test calls by itself belongs to no run.
+            if node_id:
+                get_progress_state().update_progress(node_id, value, total, preview)
 
         comfy.utils.set_progress_bar_global_hook(report_step)
         # Else it leaves out steps that follow the last within a tenth of a second, more of them the faster the machine.
