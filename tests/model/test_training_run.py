@@ -467,20 +467,21 @@ def test_wrong_settings_end_the_command_with_a_sentence(config, tmp_path, capsys
 @pytest.mark.slow
 def test_300_steps_lower_the_loss_and_the_mattes_of_unseen_pictures_beat_their_masks(config):
     """A test of the loop, not of skill. The masks are rough ones of the subjects, because those of a SAM with random
-    weights are noise, which is easy to beat. Measured: MAD 98.7 and MSE 43.9 thousandths, where the masks have 107.0
-    and 55.9; so few steps teach little more than soft edges, and the masks blurred by a pixel have 89.6 and 38.0.
+    weights are noise, which is easy to beat. Measured: MAD 99.1 and MSE 44.4 thousandths, where the masks have 107.0
+    and 55.9 (with seed 1 67.5 and 31.3, 70.9 and 40.5); so few steps teach little more than soft edges, and the masks
+    blurred by a pixel have 89.6 and 38.0. With half the pictures a step, and every pixel counted in the first fifth
+    alone, it hung on the seed whether MAD was better than the masks'.
     """
     validation = Validation(every=300, rendered=24, shown=0)
-    schedule = Schedule(steps=300, batch=2, learning_rate=3e-3, warm_up=20)
+    schedule = Schedule(steps=300, batch=4, learning_rate=3e-3, warm_up=20, ones_until=300, trimap_until=300)
     learning = replace(config, prompt="mask", rendered=Rendering(), schedule=schedule, validation=validation)
     train(learning, Told())
     curve = [row[1] for row in losses(config.folder)]
-    # The last steps count the pixels at the edge alone, which are the hard ones: alike, the losses would differ more.
     assert sum(curve[-60:]) / 60 < 0.7 * sum(curve[:20]) / 20
     (line,) = (config.folder / "validation.csv").read_text().splitlines()[1:]
     _, mad, mse, mask_mad, mask_mse = map(float, line.split(","))
     assert mad < mask_mad
-    assert mse < 0.95 * mask_mse
+    assert mse < 0.9 * mask_mse
 
 
 @pytest.mark.slow
