@@ -38,9 +38,9 @@ def stop_noted() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # Scripts let what they start in the background ignore the Ctrl-C that is meant for what is in front.
-    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    heard = (signal.SIGINT, signal.SIGTERM)
+    before = {number: handler for number in heard if (handler := signal.getsignal(number)) != signal.SIG_IGN}
 
     def note(number, frame):
         asked.set()

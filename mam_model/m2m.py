@@ -444,7 +444,7 @@ def _resized(x: Tensor, size) -> Tensor:
 def beside(*parts: Tensor) -> Tensor:
     """Channels after channels: some [N, C, h, w] -> [N, all C together, h, w], with the channels last in memory.
 
-    That is how convolutions take them, who otherwise copy them first.
+    Convolutions take them like that; otherwise they would copy them first.
     """
     return torch.cat([part.permute(0, 2, 3, 1) for part in parts], dim=3).permute(0, 3, 1, 2)
 

@@ -148,8 +148,8 @@ class MaskRefiner(nn.Module):
             # A row beyond each side for either convolution, and whole cells.
             first, last = max(0, top - 2), min(height, top + rows + 2)
             fine = F.pixel_shuffle(self.narrow2(x2[..., first // 2 : last // 2, :]), 2)
-            shown, known = (x[..., first:last, :].to(fine.dtype) for x in (centred, coarse - 0.5))
-            found = self.os1(self.detail(beside(fine, shown, known))).float()
+            shown, known = centred[..., first:last, :], coarse[..., first:last, :] - 0.5
+            found = self.os1(self.detail(beside(fine, shown.to(fine.dtype), known.to(fine.dtype)))).float()
             strips.append(found[..., top - first : top - first + rows, :])
         return coarse + torch.cat(strips, dim=2)
 

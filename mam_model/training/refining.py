@@ -20,6 +20,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -734,44 +735,40 @@ def _fit(
     save_every_s: float,
 ) -> int:
     network, recipe = run.network, run.recipe
-    batches = _Prefetched(gallery, recipe, run.step)
     bfloat16 = _has_fast_bfloat16()
     began = saved_at = time.monotonic()
     spent_before_s = run.spent_s
-    with stop_noted() as stop_asked:
-        try:
-            network.train()
-            while (done := run.done) < 1 and not stop_asked():
-                rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-                rate *= min(1, (run.step + 1) / recipe.warm_up_steps)
-                for group in run.optimizer.param_groups:
-                    group["lr"] = rate
-                batches.crop_px = recipe.crop_px if done < 1 - recipe.late else recipe.late_crop_px
-                picture, alpha, mask = batches.next()
-                picture = picture.contiguous(memory_format=torch.channels_last)
-                with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                    pyramid = network(picture, mask)
-                focus = run.before is not None or done > 0.05
-                loss = refining_loss(pyramid, alpha, mask, band_px=(11, 21, 41)[run.step % 3], focus=focus)
-                run.optimizer.zero_grad()
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                if torch.isfinite(norm):
-                    run.optimizer.step()
-                run.step += 1
-                decay = min(recipe.average, (run.step + 1) / (run.step + 10))
-                with torch.no_grad():
-                    for name, value in network.state_dict().items():
-                        run.averaged[name].lerp_(value.float(), 1 - decay)
-                now = time.monotonic()
-                run.spent_s = spent_before_s + now - began
-                if on_step:
-                    on_step(run.step, loss.item(), done)
-                if now - saved_at > save_every_s:
-                    saved_at = now
-                    run.save(state_file, output)
-        finally:
-            batches.close()
+    with closing(_Prefetched(gallery, recipe, run.step)) as batches, stop_noted() as stop_asked:
+        network.train()
+        while (done := run.done) < 1 and not stop_asked():
+            rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+            rate *= min(1, (run.step + 1) / recipe.warm_up_steps)
+            for group in run.optimizer.param_groups:
+                group["lr"] = rate
+            batches.crop_px = recipe.crop_px if done < 1 - recipe.late else recipe.late_crop_px
+            picture, alpha, mask = batches.next()
+            picture = picture.contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                pyramid = network(picture, mask)
+            focus = run.before is not None or done > 0.05
+            loss = refining_loss(pyramid, alpha, mask, band_px=(11, 21, 41)[run.step % 3], focus=focus)
+            run.optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            if torch.isfinite(norm):
+                run.optimizer.step()
+            run.step += 1
+            decay = min(recipe.average, (run.step + 1) / (run.step + 10))
+            with torch.no_grad():
+                for name, value in network.state_dict().items():
+                    run.averaged[name].lerp_(value.float(), 1 - decay)
+            now = time.monotonic()
+            run.spent_s = spent_before_s + now - began
+            if on_step:
+                on_step(run.step, loss.item(), done)
+            if now - saved_at > save_every_s:
+                saved_at = now
+                run.save(state_file, output)
         run.save(state_file, output)
         if run.done < 1:
             say(f"Stopped after step {run.step}. The same command goes on from there.")
