@@ -418,14 +418,23 @@ def _train_refiner(options: argparse.Namespace) -> int:
 
 
 def _backgrounds(folder: Path) -> list:
-    """The photos of a folder as NumPy arrays, brought down to at most 1600 pixels."""
+    """The photos of a folder as NumPy arrays, brought down to at most 1600 pixels. What cannot be read is named and
+    left out."""
     from .cutout import photos_in
-    from .photo import read_photo
+    from .photo import PhotoError, read_photo
     from .training.rendering.textures import scaled_down
 
     if not folder.exists():
         raise NotADirectoryError(f"There is no folder {folder}. --backgrounds is one of photos.")
-    return [scaled_down(read_photo(path).image.numpy(), 1600) for path in photos_in([folder])]
+    files, photos = photos_in([folder]), []
+    for file in files:
+        try:
+            photos.append(scaled_down(read_photo(file).image.numpy(), 1600))
+        except PhotoError as error:
+            _say(f"Skipped: {error}")
+    if not photos:
+        raise PhotoError(f"None of the {len(files)} photos in {folder} can be used.")
+    return photos
 
 
 def _train(options: argparse.Namespace) -> int:

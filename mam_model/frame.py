@@ -219,7 +219,10 @@ class Frame:
             part = part[..., window.left - left : window.right - left]
         else:
             before, after, right = (x.to(part.device) for x in (before - left, after - left, right))
-            part = torch.lerp(part.index_select(-1, before), part.index_select(-1, after), right.to(part.dtype))
+            # Of a table PyTorch selects columns four times as fast as of what has more dimensions.
+            table = part.flatten(0, -2)
+            drawn = torch.lerp(table.index_select(1, before), table.index_select(1, after), right.to(part.dtype))
+            part = drawn.unflatten(0, part.shape[:-1])
         if self.content_height == self.height:
             return part[..., : window.height, :]
         upper, lower, down = (x.to(part.device) for x in (upper - upper[0], lower - upper[0], down))

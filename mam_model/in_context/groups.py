@@ -206,6 +206,8 @@ def _groups(names: Sequence[str], file: Path | None) -> dict[str, str]:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise GroupsError(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise GroupsError(f"{file} is no text. Give the .json that says which picture belongs to which group.") from error
     except (ValueError, RecursionError) as error:
         raise GroupsError(f"{file} is not JSON: {error}.") from error
     if not isinstance(facts, dict):

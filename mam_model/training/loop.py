@@ -22,7 +22,7 @@ from torch import nn
 from ..checkpoint import load_m2m, load_sam
 from ..interrupts import stop_noted
 from ..m2m import MaskToMatte
-from ..places import reason
+from ..places import obstacle, reason
 from ..sam import Sam
 from ..weights import find_file, model_folders
 from .config import Config, TrainingError
@@ -118,6 +118,10 @@ class _Run:
         self.optimizer = torch.optim.Adam(self.learned, lr=config.schedule.learning_rate, betas=config.schedule.betas)
         self.settings = _settings(config, sam_file.name, self.samples.fingerprint)
         self.step, self.loss, self.average_norm = 0, math.nan, 0.0
+        for name in (LATEST, BEST):
+            # The first checkpoint is written after hours, which would be lost.
+            if found := obstacle(config.folder / name):
+                raise TrainingError(f"{found}. Move it away, or give the config another folder.")
         if self.latest.is_file():
             self._go_on()
 

@@ -147,6 +147,11 @@ def test_a_json_that_does_not_say_the_groups_is_refused(icm, tmp_path, text, wor
     assert words in refusal(icm, tmp_path / "results")
 
 
+def test_a_picture_in_the_place_of_the_json_is_refused_in_plain_words(icm, tmp_path):
+    picture = next(icm.rglob("*.png"))
+    assert f"{picture} is no text. Give the .json" in refusal(icm, tmp_path / "results", picture)
+
+
 def test_a_json_that_is_not_there_is_named(icm, tmp_path):
     assert "cannot be read" in refusal(icm, tmp_path / "results", tmp_path / "nowhere.json")
 

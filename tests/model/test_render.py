@@ -302,6 +302,18 @@ def test_the_command_takes_backgrounds_from_a_folder_of_photos(tmp_path):
     )
 
 
+def test_a_background_that_cannot_be_read_is_named_and_left_out(tmp_path, capsys):
+    main(["render", str(tmp_path / "photos"), "--count", "1", "--size", "32", "--quiet"])
+    photos = tmp_path / "photos" / "image"
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    told = ["render", str(tmp_path / "drawn"), "--count", "1", "--size", "32", "--quiet", "--backgrounds", str(photos)]
+    assert main(told) == 0
+    assert "Skipped: " in (said := capsys.readouterr().err) and "broken.jpg" in said
+    (photos / "000000.png").unlink()
+    assert main([*told, "--overwrite"]) == 1
+    assert f"None of the 1 photos in {photos} can be used." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

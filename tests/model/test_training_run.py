@@ -247,6 +247,15 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_last_checkpoint(
     assert [row[0] for row in losses(config.folder)] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("name", ["latest.pth", "best.pth"])
+def test_a_folder_in_the_place_of_a_checkpoint_is_found_before_the_first_step(config, name):
+    (config.folder / name).mkdir(parents=True)
+    told = Told()
+    with pytest.raises(TrainingError, match=f"{name} is a folder, and a file is needed there. Move it away"):
+        train(config, told)
+    assert not told
+
+
 def test_where_it_is_not_the_runs_own_folder_that_cannot_be_written_the_other_is_named(config, tmp_path):
     (tmp_path / "cache").write_bytes(b"no folder")
     with pytest.raises(TrainingError, match="Writing .*cache.* failed"):
