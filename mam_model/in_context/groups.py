@@ -207,7 +207,7 @@ def _groups(names: Sequence[str], file: Path | None) -> dict[str, str]:
     except OSError as error:
         raise GroupsError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise GroupsError(f"{file} is no text. Give the .json that says which picture belongs to which group.") from error
+        raise GroupsError(f"{file} is no text. Give the .json that says the groups of the pictures.") from error
     except (ValueError, RecursionError) as error:
         raise GroupsError(f"{file} is not JSON: {error}.") from error
     if not isinstance(facts, dict):
