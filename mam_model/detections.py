@@ -282,7 +282,7 @@ def read_pick(text: str) -> frozenset[int] | Place | None:
     Returns:
         The numbers, the place, or None for an empty text.
     Raises:
-        PromptError: when it is neither.
+        PromptError: when it is neither, or a span of numbers runs backwards.
     """
     if not text.strip():
         return None
@@ -290,7 +290,11 @@ def read_pick(text: str) -> frozenset[int] | Place | None:
     spans = [re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?", part) for part in parts]
     if parts and all(spans):
         ranges = [range(int(span[1]), int(span[2] or span[1]) + 1) for span in spans]
-        return frozenset(number for span in ranges for number in span)
+        for part, numbers in zip(parts, ranges):
+            if not numbers:
+                first, last = part.split("-")
+                raise PromptError(f'"{part}" holds no number: write the smaller one first, "{last}-{first}".')
+        return frozenset(number for numbers in ranges for number in numbers)
     phrase = _read_phrase(text[:200])
     if phrase.place is None or phrase.subject:
         raise PromptError(
@@ -454,4 +458,4 @@ def highest_number_missed(pick: frozenset[int] | Place | None, counts: Sequence[
     """
     if not isinstance(pick, frozenset) or not any(counts) or any(1 <= number <= max(counts) for number in pick):
         return None
-    return max(pick, default=0)
+    return max(pick)

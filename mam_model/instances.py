@@ -197,7 +197,7 @@ def merge_by_label(
 ) -> tuple[Instances, Tensor]:
     """One matte per frame and label: the sum of the mattes [N, H, W] that share it, at most 1.
 
-    Shares of a pixel that instances settled among themselves add up again; see `matting.share_pixels`.
+    Shares of a pixel that instances settled among themselves add up again; see `share_pixels`.
     """
     groups: dict[tuple[int, str], list[int]] = {}
     for place, entry in enumerate(instances.entries):

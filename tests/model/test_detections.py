@@ -362,6 +362,12 @@ def test_a_pick_that_is_neither_numbers_nor_a_place_is_refused(text):
     assert len(str(refusal.value)) < 250
 
 
+@pytest.mark.parametrize("text", ["4-2", "1, 4-2"])
+def test_a_span_of_numbers_that_runs_backwards_is_refused_with_the_right_way_round(text):
+    with pytest.raises(PromptError, match='"4-2" holds no number: write the smaller one first, "2-4"'):
+        read_pick(text)
+
+
 def test_a_number_that_no_frame_has_is_noticed():
     assert highest_number_missed(read_pick("5"), [2, 3]) == 5
     assert highest_number_missed(read_pick("0"), [2, 3]) == 0
