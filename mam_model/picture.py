@@ -10,10 +10,17 @@ def check_picture(image: Tensor) -> None:
     """Refuses what is not a picture.
 
     Raises:
-        ValueError: unless `image` is a finite [H, W, C] tensor with at least one pixel and three channels.
+        ValueError: unless `image` is a finite [H, W, C] tensor of floating-point numbers with at least one pixel and
+            three channels.
     """
     if image.ndim != 3 or image.shape[-1] < 3 or 0 in image.shape:
         shape = " x ".join(str(n) for n in image.shape)
         raise ValueError(f"A picture has the shape height x width x 3 (red, green, blue); this one is {shape}.")
-    if not torch.isfinite(image).all():
+    if not image.is_floating_point():
+        raise ValueError(
+            f"The values of a picture are floating-point numbers from 0 to 1; this one holds {str(image.dtype)[6:]}. "
+            "Divide 8-bit values by 255."
+        )
+    # NaN is both the lowest and the highest value. Asked of each value, a picture would take nearly thrice its memory.
+    if not (torch.isfinite(image.amin()) and torch.isfinite(image.amax())):
         raise ValueError("The picture holds NaN or infinite values. Look at the node that made it.")

@@ -108,13 +108,13 @@ class Prompt:
     def checked(self, width: int, height: int) -> Prompt:
         """This prompt, tidied for a picture of `width` x `height` pixels.
 
-        A box drawn from right to left is turned round and a box that reaches over the edge is cut at the edge,
-        because both have one obvious meaning. Whatever has none is refused.
+        A box drawn from right to left is turned round, a box that reaches over the edge is cut at the edge, and a mask
+        that overshoots is cut off at 0 and 1, because each has one obvious meaning. Whatever has none is refused.
 
         Raises:
             PromptError: for NaN or infinite coordinates, a point or a whole box outside the picture, a box without
-                area, labels other than 0 and 1 or not one per point, a mask of another size, a candidate other
-                than 0, 1 and 2.
+                area, labels other than 0 and 1 or not one per point, a mask of another size or of 8-bit levels, a
+                scribble map with other values than those of `Scribble`, a candidate other than 0, 1 and 2.
         """
         self.check_points()
         for x, y in self.points_px:
@@ -138,8 +138,8 @@ class Prompt:
         return replace(
             self,
             box_xyxy_px=box,
-            mask=self.mask if self.has_mask else None,
-            scribbles=self.scribbles if self.has_scribbles else None,
+            mask=_checked_mask(self.mask) if self.has_mask else None,
+            scribbles=_checked_scribbles(self.scribbles) if self.has_scribbles else None,
         )
 
 
@@ -176,6 +176,25 @@ def _checked_box(box_xyxy_px, width: int, height: int) -> tuple[float, float, fl
             "A box is given as left, top, right, bottom in pixels of the original picture."
         )
     return max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+
+
+def _checked_mask(mask: Tensor) -> Tensor:
+    highest = float(mask.amax())
+    if not mask.is_floating_point() and highest > 1:
+        raise PromptError(
+            f"The mask holds whole numbers up to {highest:g}. Mask values go from 0 to 1: divide an 8-bit one by 255."
+        )
+    return mask if highest <= 1 and mask.amin() >= 0 else mask.clamp(0, 1)
+
+
+def _checked_scribbles(scribbles: Tensor) -> Tensor:
+    highest = float(scribbles.amax())
+    if highest > Scribble.UNKNOWN:
+        raise PromptError(
+            f"The mask of strokes holds the value {highest:g}. It holds 0 where there is no stroke, 1 on the subject, "
+            "2 beside it, and 3 where an edge is to be solved."
+        )
+    return scribbles
 
 
 def _spoken(box_xyxy_px) -> str:

@@ -125,6 +125,23 @@ def test_pictures_of_any_shape_get_a_matte(matting, size):
     assert alphas.isfinite().all()
 
 
+@pytest.mark.parametrize("guidance_mode", ["mask", "alpha"])
+def test_a_guiding_mask_that_overshoots_gives_the_matte_of_the_mask_cut_off_at_0_and_1(matting, guidance_mode):
+    mask = disc(70, 45, 30) * 1.2 - 0.1
+    options = MergeOptions(guidance_mode)
+    overshooting, cut_off = (
+        matting.matte(picture(), [Prompt(mask=given, mask_is_guidance=True)], options)
+        for given in (mask, mask.clamp(0, 1))
+    )
+    assert torch.equal(overshooting, cut_off)
+    assert overshooting.min() >= 0
+
+
+def test_a_picture_of_8_bit_numbers_is_refused_instead_of_taken_for_white(matting):
+    with pytest.raises(ValueError, match="Divide"):
+        matting.embed((picture() * 255).to(torch.uint8))
+
+
 def test_the_alpha_channel_of_a_picture_is_not_looked_at(matting, embedding):
     rgba = torch.cat([picture(), torch.zeros(HEIGHT, WIDTH, 1)], dim=-1)
     assert torch.equal(matting.embed(rgba).features, embedding.features)

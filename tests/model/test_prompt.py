@@ -76,6 +76,8 @@ def test_a_box_over_the_edge_is_cut_at_the_edge():
         (Prompt(candidate=3), "no candidate 3"),
         (Prompt(candidate=-1), "no candidate -1"),
         (Prompt(mask=torch.full((HEIGHT, WIDTH), NAN)), "mask holds NaN"),
+        (Prompt(mask=torch.full((HEIGHT, WIDTH), 255, dtype=torch.uint8)), "up to 255"),
+        (Prompt(scribbles=torch.full((HEIGHT, WIDTH), 255, dtype=torch.uint8)), "the value 255"),
     ],
 )
 def test_what_has_no_meaning_is_refused_in_words(prompt, said):
@@ -98,6 +100,21 @@ def test_a_blank_mask_says_nothing_whatever_its_size(field):
     checked = Prompt(box_xyxy_px=(1, 1, 9, 9), **{field: torch.zeros(64, 64)}).checked(WIDTH, HEIGHT)
     assert getattr(checked, field) is None
     assert checked.box_xyxy_px == (1, 1, 9, 9)
+
+
+def test_what_a_mask_overshoots_is_cut_off_and_the_mask_given_stays_as_it_was():
+    """Resampling by Lanczos or a bicubic filter overshoots, and sums of masks go above 1."""
+    overshooting = torch.linspace(-0.2, 1.4, HEIGHT * WIDTH).view(HEIGHT, WIDTH)
+    before = overshooting.clone()
+    assert torch.equal(Prompt(mask=overshooting).checked(WIDTH, HEIGHT).mask, before.clamp(0, 1))
+    assert torch.equal(overshooting, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_a_mask_of_whole_numbers_0_and_1_is_sound(dtype):
+    mask = torch.zeros(HEIGHT, WIDTH, dtype=dtype)
+    mask[5:9] = 1
+    assert Prompt(mask=mask).checked(WIDTH, HEIGHT).mask is mask
 
 
 def test_two_prompts_about_one_target_add_up():
