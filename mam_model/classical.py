@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .morphology import outline
+from .picture import check_picture
 from .prompt import Prompt, Scribble
 from .scribble import with_certain_strokes
 from .trimap import SURE_BACKGROUND, SURE_SUBJECT, trimap_from_mask
@@ -83,7 +84,7 @@ def matte_without_models(
         PromptError: when the prompt does not fit the picture.
         PyMattingMissing: when the method needs PyMatting and it is not installed.
         CheckpointError: when the refiner is to be loaded and its file is missing or damaged.
-        ValueError: for an unknown method.
+        ValueError: for an unknown method, a size or band that is none, or what is no picture; see `check_picture`.
     """
     if method not in METHODS:
         raise ValueError(f"'{method}' is no matting method. Choose one of: {', '.join(METHODS)}.")
@@ -92,14 +93,20 @@ def matte_without_models(
             f"The method '{method}' needs PyMatting, which is not installed: run `pip install pymatting`, "
             "or choose the method 'refiner' or 'none', which do without."
         )
+    if not 0 <= band < math.inf:
+        raise ValueError(f"band is a factor from 0 upwards, not {band:g}.")
+    for name, size_px in (("segment_size_px", segment_size_px), ("matte_size_px", matte_size_px)):
+        if size_px < 1:
+            raise ValueError(f"{name} is at least 1, not {size_px}.")
+    check_picture(image)
     height, width = image.shape[:2]
-    prompt = prompt.checked(width, height)
+    prompt = _in_arrays(prompt.checked(width, height))
     matte = np.zeros((height, width), dtype=np.float32)
     picture = image[..., :3].detach().to("cpu", torch.float32).numpy()
     if prompt.has_mask and prompt.mask_is_guidance:
         near = _Window(0, 0, width, height, max(width, height))
         prompt = _opened(prompt)
-        mask = with_certain_strokes(prompt.mask.cpu(), prompt.scribbles).numpy() > 0.5
+        mask = with_certain_strokes(prompt.mask, prompt.scribbles).numpy() > 0.5
     else:
         near = _surroundings(prompt, width, height, segment_size_px)
         view, seeds = near.picture(picture), _Seeds.of(prompt, near)
@@ -113,14 +120,24 @@ def matte_without_models(
     alpha = torch.from_numpy(matte)
     if prompt.scribbles is not None:
         # A stroke ends within a pixel of the smaller picture in which the edge was solved.
-        alpha = with_certain_strokes(alpha, prompt.scribbles.cpu())
+        alpha = with_certain_strokes(alpha, prompt.scribbles)
     return alpha.to(image.device)
+
+
+def _in_arrays(prompt: Prompt) -> Prompt:
+    """The prompt with what can be taken for arrays: a float32 mask without gradients, and strokes, on the processor."""
+    mask, strokes = prompt.mask, prompt.scribbles
+    return replace(
+        prompt,
+        mask=None if mask is None else mask.detach().to("cpu", torch.float32),
+        scribbles=None if strokes is None else strokes.cpu(),
+    )
 
 
 def _opened(prompt: Prompt) -> Prompt:
     """The prompt with the soft values of its mask as unknown strokes, where no other stroke lies."""
-    mask = prompt.mask.cpu()
-    strokes = torch.zeros(mask.shape, dtype=torch.uint8) if prompt.scribbles is None else prompt.scribbles.cpu().clone()
+    mask = prompt.mask
+    strokes = torch.zeros(mask.shape, dtype=torch.uint8) if prompt.scribbles is None else prompt.scribbles.clone()
     # A mask that is sure of nothing has only its middle to go by.
     if (mask >= SURE_SUBJECT).any():
         soft = (mask > SURE_BACKGROUND) & (mask < SURE_SUBJECT)
@@ -151,10 +168,9 @@ def _is_a_mark(view: np.ndarray, hint: np.ndarray, mask: np.ndarray, click_px: f
 
 def _with_mask_as_stroke(prompt: Prompt) -> Prompt:
     """The prompt with its mask as strokes on the subject, where no other stroke lies."""
-    strokes = torch.where(prompt.mask.cpu() > 0.5, int(Scribble.FOREGROUND), int(Scribble.NONE)).to(torch.uint8)
+    strokes = torch.where(prompt.mask > 0.5, int(Scribble.FOREGROUND), int(Scribble.NONE)).to(torch.uint8)
     if prompt.scribbles is not None:
-        drawn = prompt.scribbles.cpu()
-        strokes = torch.where(drawn != Scribble.NONE, drawn, strokes)
+        strokes = torch.where(prompt.scribbles != Scribble.NONE, prompt.scribbles, strokes)
     return replace(prompt, mask=None, scribbles=strokes)
 
 
@@ -227,7 +243,7 @@ def _surroundings(prompt: Prompt, width: int, height: int, longest_px: int) -> _
     if prompt.box_xyxy_px is not None:
         bounds = prompt.box_xyxy_px
     elif prompt.has_mask and not prompt.has_scribbles and not prompt.points_px:
-        rows, columns = _extent(prompt.mask.cpu().numpy() > 0.5)
+        rows, columns = _extent(prompt.mask.numpy() > 0.5)
         bounds = columns.start, rows.start, columns.stop, rows.stop
     if bounds is None:
         return _Window(0, 0, width, height, longest_px)
@@ -276,11 +292,11 @@ class _Seeds:
             outside[:] = True
             outside[math.floor(box[1]) : math.ceil(box[3]), math.floor(box[0]) : math.ceil(box[2])] = False
         if prompt.has_mask:
-            hint = window.picture(prompt.mask.cpu().numpy().astype(np.float32)) > 0.5
+            hint = window.picture(prompt.mask.numpy()) > 0.5
             size = math.sqrt(max(1, hint.sum()))
             outside |= _depth(~hint) > 0.15 * size
         if prompt.has_scribbles:
-            strokes = prompt.scribbles.cpu().numpy()
+            strokes = prompt.scribbles.numpy()
             background |= window.touched(strokes == Scribble.BACKGROUND)
             subject |= window.touched(strokes == Scribble.FOREGROUND)
             unknown |= window.touched(strokes == Scribble.UNKNOWN)
@@ -470,7 +486,7 @@ def _write_matte(
     """Solves the edge of `mask`, which is seen through `near`, and writes the matte [H, W] there."""
     reach = mask
     if prompt.has_scribbles:
-        reach = mask | near.touched(prompt.scribbles.cpu().numpy() == Scribble.UNKNOWN)
+        reach = mask | near.touched(prompt.scribbles.numpy() == Scribble.UNKNOWN)
     rows, columns = _extent(reach)
     size_px = math.sqrt(mask.sum()) / near.scale
     band_px = band * max(2.0 / near.scale, 0.02 * size_px)

@@ -297,6 +297,36 @@ def test_a_picture_with_alpha_is_matted_by_its_colours():
     assert torch.equal(matte_without_models(rgba, prompt, method="none"), by_colors)
 
 
+@pytest.mark.parametrize("as_guidance", [True, False])
+@pytest.mark.parametrize("kind", ["with gradients", "bfloat16", "whole numbers"])
+def test_a_mask_of_any_kind_is_taken_for_what_it_shows(kind, as_guidance):
+    picture, (true,) = scene(BOX)
+    hard = (true > 0.5).float()
+    mask = {"with gradients": hard.clone().requires_grad_(), "bfloat16": hard.bfloat16(), "whole numbers": hard.byte()}
+    expected, found = (
+        matte_without_models(picture, Prompt(mask=given, mask_is_guidance=as_guidance), method="none")
+        for given in (hard, mask[kind])
+    )
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("broken", ["NaN", "grey", "8 bits"])
+def test_what_is_no_picture_is_refused_in_words(broken, method):
+    picture, _ = scene(BOX)
+    pictures = {"NaN": picture.clone(), "grey": picture[..., :1], "8 bits": (picture * 255).byte()}
+    pictures["NaN"][3, 4, 1] = float("nan")
+    with pytest.raises(ValueError, match="[Pp]icture (holds NaN|has the shape|are floating-point)"):
+        matte_without_models(pictures[broken], Prompt(box_xyxy_px=BOX), method=method)
+
+
+@pytest.mark.parametrize("wrong", [{"band": -1}, {"band": float("nan")}, {"matte_size_px": 0}, {"segment_size_px": -4}])
+def test_sizes_that_are_none_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        matte_without_models(torch.rand(8, 8, 3), Prompt(), method="none", **wrong)
+
+
 def test_without_pymatting_the_error_names_the_command_and_the_way_around(monkeypatch):
     monkeypatch.setattr("mam_model.classical.importlib.util.find_spec", lambda name: None)
     picture, (true,) = scene(BOX)
