@@ -28,6 +28,8 @@ _WRITERS = {
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
 }
+# The longest side that a format can hold, where photos come near it; for JPEG that of the library that writes it.
+_LONGEST_PX = {"WEBP": 16_383, "JPEG": 65_500}
 # What Pillow's decoders are known to raise for damaged files.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
@@ -112,12 +114,19 @@ def write_picture(path: str | os.PathLike, picture: Tensor, *, bits: int = 8) ->
         picture: float [H, W] grey, [H, W, 3] sRGB or [H, W, 4] with straight alpha, 0..1; clipped beyond.
         bits: 8, or 16 for a grey picture in png or tif.
     Raises:
-        PhotoError: see `check_writable`.
+        PhotoError: see `check_writable`; or for what is no such picture, or larger than its format can hold.
         OSError: when the file cannot be written.
     """
     path = Path(path)
     check_writable(path, with_alpha=picture.ndim == 3 and picture.shape[-1] == 4, bits=bits)
+    _check_levels(path, picture, bits)
     form, settings = _WRITERS[path.suffix.lower()]
+    longest = max(picture.shape[:2])
+    if longest > _LONGEST_PX.get(form, longest):
+        raise PhotoError(
+            f"{path.name} cannot hold {longest:,} pixels a side, {form} at most {_LONGEST_PX[form]:,}. Choose a name "
+            "in .png or .tif."
+        )
     top, dtype = (65535, np.uint16) if bits == 16 else (255, np.uint8)
     levels = (picture.detach().cpu().double().clamp(0, 1) * top).round().numpy().astype(dtype)
     encoded = io.BytesIO()
@@ -128,6 +137,21 @@ def write_picture(path: str | os.PathLike, picture: Tensor, *, bits: int = 8) ->
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _check_levels(path: Path, picture: Tensor, bits: int) -> None:
+    is_grey = picture.ndim == 2
+    if not (is_grey or picture.ndim == 3 and picture.shape[-1] in (3, 4)) or not picture.numel():
+        shape = " x ".join(str(n) for n in picture.shape)
+        raise PhotoError(
+            f"{path.name} was not written: a picture is height x width, or that x 3 or 4, and this one is {shape}."
+        )
+    if bits not in (8, 16):
+        raise PhotoError(f"{path.name} was not written: it can have 8 or 16 bits, not {bits} bits.")
+    if bits == 16 and not is_grey:
+        raise PhotoError(f"{path.name} was not written: 16 bits are for grey pictures, and this one has colours.")
+    if not torch.isfinite(picture).all():
+        raise PhotoError(f"{path.name} was not written: the picture holds NaN or infinite values.")
 
 
 def _opened(path: Path) -> Image.Image:
@@ -166,7 +190,7 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
     profile = picture.info.get("icc_profile")
     colors = picture if picture.mode == "CMYK" else picture.convert("RGB")
     # A grey profile does not fit the three channels that grey was made.
-    if profile and picture.mode in ("RGB", "RGBA", "CMYK"):
+    if profile and picture.mode in ("P", "RGB", "RGBA", "CMYK"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if "sRGB" not in ImageCms.getProfileDescription(source):

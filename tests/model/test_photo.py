@@ -58,16 +58,30 @@ def test_transparency_arrives_as_alpha_beside_the_colours(tmp_path, mode):
     assert photo.alpha.tolist() == [[1, 0]]
 
 
-def test_colours_of_another_profile_are_converted(tmp_path):
-    # sRGB with the primaries of red and green exchanged, under another name.
+def profile_with_red_and_green_exchanged() -> bytes:
+    """sRGB with its primaries of red and green exchanged, under another name."""
     exchanged = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for old, new in ((b"rXYZ", b"????"), (b"gXYZ", b"rXYZ"), (b"????", b"gXYZ")):
         exchanged = exchanged.replace(old, new)
-    exchanged = exchanged.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+    return exchanged.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+
+
+def test_colours_of_another_profile_are_converted(tmp_path):
+    exchanged = profile_with_red_and_green_exchanged()
     Image.new("RGBA", (2, 2), (200, 0, 0, 128)).save(tmp_path / "exchanged.png", icc_profile=exchanged)
     photo = read_photo(tmp_path / "exchanged.png")
     torch.testing.assert_close(photo.image[0, 0], torch.tensor([0, 200, 0]) / 255, rtol=0, atol=2 / 255)
     assert photo.alpha[0, 0] == 128 / 255
+
+
+def test_the_colours_of_a_palette_are_converted_by_its_profile(tmp_path):
+    exchanged = profile_with_red_and_green_exchanged()
+    picture = Image.new("RGB", (2, 2), (200, 0, 0)).convert("P")
+    picture.save(tmp_path / "opaque.png", icc_profile=exchanged)
+    picture.save(tmp_path / "clear.png", icc_profile=exchanged, transparency=255)
+    for name in ("opaque.png", "clear.png"):
+        color = read_photo(tmp_path / name).image[0, 0]
+        torch.testing.assert_close(color, torch.tensor([0, 200, 0]) / 255, rtol=0, atol=4 / 255)
 
 
 def test_the_profile_srgb_changes_nothing_and_a_broken_one_is_passed_over(tmp_path):
@@ -161,6 +175,35 @@ def test_a_cut_out_comes_back_with_its_alpha(tmp_path, suffix):
 def test_a_name_that_cannot_hold_the_picture_is_refused(name, needs, complaint):
     with pytest.raises(PhotoError, match=complaint):
         check_writable(name, **needs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "bits", "complaint"),
+    [
+        ((4, 5, 3), 16, "16 bits.*grey"),
+        ((4, 5), 12, "12 bits"),
+        ((4, 5, 1), 8, "4 x 5 x 1"),
+        ((2, 4, 5, 3), 8, "2 x 4 x 5 x 3"),
+        ((0, 5), 8, "0 x 5"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused_in_words(tmp_path, shape, bits, complaint):
+    with pytest.raises(PhotoError, match=complaint):
+        write_picture(tmp_path / "some.png", torch.zeros(shape), bits=bits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_that_are_no_numbers_are_not_written(tmp_path):
+    with pytest.raises(PhotoError, match="NaN"):
+        write_picture(tmp_path / "some.png", torch.full((4, 5), float("nan")))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("suffix", "width"), [(".webp", 16_384), (".jpg", 65_536)])
+def test_a_picture_too_large_for_its_format_is_refused_with_another(tmp_path, suffix, width):
+    with pytest.raises(PhotoError, match=rf"large{suffix}.*png"):
+        write_picture(tmp_path / f"large{suffix}", torch.zeros(1, width))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
