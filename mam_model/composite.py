@@ -70,12 +70,18 @@ def with_alpha(image: Tensor, alpha: Tensor) -> Tensor:
         [H, W, 4] or [B, H, W, 4]; the colours are untouched, also where alpha is 0.
 
     Raises:
-        ValueError: when the sizes differ.
+        ValueError: when the sizes or the lengths of two batches differ, or the picture has not three channels.
     """
     if image.shape[-3:-1] != alpha.shape[-2:]:
         raise ValueError(f"The picture {_spoken(image)} and the alpha {_spoken(alpha)} differ in size. Resize one.")
-    batch = torch.broadcast_shapes(image.shape[:-3], alpha.shape[:-2])
     size = alpha.shape[-2:]
+    try:
+        *batch, _, _, _ = torch.broadcast_shapes(image.shape, (*alpha.shape[:-2], *size, 3))
+    except RuntimeError:
+        raise ValueError(
+            f"The picture {_spoken(image)} and the alpha {_spoken(alpha)} do not fit together. Give as many of one as "
+            "of the other, or one of either, and pictures with three channels."
+        ) from None
     return torch.cat((image.expand(*batch, *size, 3), alpha.to(image).expand(*batch, *size).unsqueeze(-1)), dim=-1)
 
 
@@ -227,8 +233,10 @@ def _resized(picture: Tensor, height: int, width: int) -> Tensor:
     if picture.shape[-3:-1] == (height, width):
         return picture
     planes = picture.reshape(-1, *picture.shape[-3:]).movedim(-1, 1)
+    # On a processor PyTorch cannot average in half precision.
+    planes = planes if planes.dtype == torch.float64 else planes.float()
     planes = F.interpolate(planes, (height, width), mode="bilinear", align_corners=False, antialias=True)
-    return planes.movedim(1, -1).reshape(*picture.shape[:-3], height, width, picture.shape[-1])
+    return planes.to(picture.dtype).movedim(1, -1).reshape(*picture.shape[:-3], height, width, picture.shape[-1])
 
 
 def _middle(picture: Tensor, height: int, width: int, fill: tuple[float, float, float]) -> Tensor:

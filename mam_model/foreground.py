@@ -52,7 +52,7 @@ def estimate_foreground(
         smoothly.
 
     Raises:
-        ValueError: when the sizes differ.
+        ValueError: when the sizes or the lengths of batches differ, or a picture has fewer than three channels.
     """
     height, width = alpha.shape[-2:]
     for picture in (image,) if background is None else (image, background):
@@ -61,11 +61,20 @@ def estimate_foreground(
                 f"To estimate the foreground, pictures and alpha must have one size; {picture.shape[-2]} x "
                 f"{picture.shape[-3]} and {width} x {height} pixels were given. Resize them first."
             )
+        if picture.shape[-1] < 3:
+            shape = " x ".join(str(n) for n in picture.shape)
+            raise ValueError(f"To estimate the foreground, pictures need three channels; this one is {shape}.")
     single = image.dim() == 3 and alpha.dim() == 2 and (background is None or background.dim() == 3)
     picture = _planes(image)
     matte = alpha.reshape(-1, 1, height, width).to(picture)
     known = None if background is None else _planes(background).to(picture)
-    count = max(len(picture), len(matte), 1 if known is None else len(known))
+    counts = {"pictures": len(picture), "mattes": len(matte)}
+    if known is not None:
+        counts["backgrounds"] = len(known)
+    count = max(counts.values())
+    if set(counts.values()) - {1, count}:
+        given = " and ".join(f"{number} {name}" for name, number in counts.items() if number != 1)
+        raise ValueError(f"Give as many pictures as mattes, or one that serves all; {given} were given.")
     picture = picture.expand(count, -1, -1, -1)
     matte = matte.expand(count, -1, -1, -1)
 

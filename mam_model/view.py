@@ -72,7 +72,9 @@ def reduced(picture: Tensor, longest_side_px: int) -> Tensor:
     if scale >= 1:
         return picture
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return F.interpolate(picture.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    # On a processor PyTorch cannot average in half precision.
+    planes = picture.permute(2, 0, 1)[None].float()
+    return F.interpolate(planes, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).to(picture.dtype)
 
 
 def side_by_side(pictures: list[Tensor], gap_px: int = 4) -> Tensor:

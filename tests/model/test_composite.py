@@ -74,6 +74,16 @@ def test_one_picture_with_a_batch_of_mattes_gives_a_batch_of_rgba():
     assert with_alpha(torch.rand(6, 8, 3), torch.rand(4, 6, 8)).shape == (4, 6, 8, 4)
 
 
+@pytest.mark.parametrize(
+    ("image", "alpha"), [((2, 6, 8, 3), (3, 6, 8)), ((6, 8, 4), (6, 8)), ((8, 6, 3), (6, 8))], ids=str
+)
+def test_a_picture_and_a_matte_that_do_not_fit_are_refused_with_their_shapes(image, alpha):
+    with pytest.raises(ValueError) as refusal:
+        with_alpha(torch.rand(image), torch.rand(alpha))
+    for shape in (image, alpha):
+        assert " x ".join(map(str, shape)) in str(refusal.value)
+
+
 @pytest.mark.parametrize("text", ["#00b140", "00B140", " #00b140 "])
 def test_a_colour_is_read_as_six_hexadecimal_digits(text):
     assert parse_color(text) == (0.0, 0xB1 / 255, 0x40 / 255)
@@ -210,6 +220,19 @@ def test_placing_bears_any_size_and_scale(size, scale):
     assert canvas.shape == (12, 17, 4)
     assert torch.isfinite(canvas).all() and canvas.min() >= 0 and canvas.max() <= 1
     assert canvas[..., 3].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_pictures_of_every_precision_are_fitted_and_placed_in_it(dtype):
+    picture = torch.rand(9, 14, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for resized in (
+        lambda x: fit_picture(x[..., :3], 20, 12, "cover"),
+        lambda x: fit_picture(x[..., :3], 5, 12, "contain"),
+        lambda x: place(x, 12, 17, scale=0.7),
+    ):
+        found = resized(picture)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), resized(picture.float()), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])

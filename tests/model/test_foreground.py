@@ -121,6 +121,22 @@ def test_a_matte_of_another_size_is_refused_with_both_sizes():
         estimate_foreground(torch.rand(40, 50, 3), torch.rand(50, 40))
 
 
+def test_batches_of_different_lengths_are_refused_with_both():
+    with pytest.raises(ValueError, match="2 pictures and 3 mattes"):
+        estimate_foreground(torch.rand(2, 4, 5, 3), torch.rand(3, 4, 5))
+    with pytest.raises(ValueError, match="2 backgrounds"):
+        estimate_foreground(torch.rand(4, 5, 3), torch.rand(3, 4, 5), torch.rand(2, 4, 5, 3))
+
+
+def test_a_batch_of_no_pictures_stays_one():
+    assert estimate_foreground(torch.rand(0, 4, 5, 3), torch.rand(0, 4, 5)).shape == (0, 4, 5, 3)
+
+
+def test_a_picture_without_three_colours_is_refused():
+    with pytest.raises(ValueError, match="4 x 5 x 1"):
+        estimate_foreground(torch.rand(4, 5, 1), torch.rand(4, 5))
+
+
 @pytest.mark.parametrize("name", CLEAR_COLORS)
 def test_a_clear_colour_fills_what_is_clear_and_leaves_the_rest(name):
     front, _, alpha, _ = layers(40, 50)

@@ -105,6 +105,14 @@ def test_a_picture_that_is_small_enough_stays_as_it_is(size):
     assert reduced(picture, 20) is picture
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_picture_of_any_precision_is_reduced_in_it(dtype):
+    picture = noise(30, 40, 3)
+    small = reduced(picture.to(dtype), 20)
+    assert small.dtype == dtype
+    torch.testing.assert_close(small.float(), reduced(picture, 20), rtol=0, atol=0.01)
+
+
 def test_reducing_averages_and_does_not_skip():
     lines = torch.zeros(8, 64, 3)
     lines[:, ::2] = 1
