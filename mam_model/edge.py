@@ -45,6 +45,10 @@ class EdgeOptions:
                 f"The black point ({self.black_point:g}) must lie below the white point ({self.white_point:g}), "
                 "and both between 0 and 1."
             )
+        if not (math.isfinite(self.shift_px) and math.isfinite(self.feather_px)):
+            raise ValueError(
+                f"Shift ({self.shift_px:g}) and feather ({self.feather_px:g}) are given in pixels and must be finite."
+            )
         if self.feather_px < 0 or self.remove_specks_px < 0 or self.fill_holes_px < 0:
             raise ValueError("Feather, specks and holes are given in pixels and cannot be negative.")
         if not 0 <= self.contrast <= 1:
@@ -62,8 +66,10 @@ def adjust_edge(alpha: Tensor, options: EdgeOptions, on_part: Callable[[int, int
         float32 of the same shape on the CPU, 0..1.
     """
     frames = alpha.detach().float().cpu().reshape(-1, *alpha.shape[-2:])
-    adjusted = np.stack([_adjusted(frame.clamp(0, 1).numpy(), options, on_part) for frame in frames])
-    return torch.from_numpy(adjusted).reshape(alpha.shape)
+    adjusted = torch.empty(frames.shape)
+    for result, frame in zip(adjusted, frames):
+        result.copy_(torch.from_numpy(_adjusted(frame.clamp(0, 1).numpy(), options, on_part)))
+    return adjusted.reshape(alpha.shape)
 
 
 def _adjusted(alpha: np.ndarray, options: EdgeOptions, on_part: Callable[[int, int], None] | None) -> np.ndarray:

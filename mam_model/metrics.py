@@ -370,7 +370,9 @@ def _pair(predicted: Picture, truth: Picture, *, instances: bool = False) -> tup
 
 
 def _float64(matte: Picture, name: str) -> np.ndarray:
-    matte = torch.as_tensor(matte).detach().cpu().to(torch.float64).numpy()
+    if isinstance(matte, Tensor):
+        matte = matte.detach().cpu().to(torch.float64).numpy()
+    matte = np.asarray(matte, dtype=np.float64)
     if not np.isfinite(matte).all():
         raise ValueError(f"The {name} holds values that are not numbers (NaN or infinite). Make it again.")
     low, high = matte.min(initial=0), matte.max(initial=0)

@@ -110,6 +110,10 @@ def test_frames_of_a_batch_are_adjusted_one_by_one():
     assert torch.equal(together, torch.stack([adjust_edge(frame, options) for frame in batch]))
 
 
+def test_a_batch_of_no_frames_stays_one():
+    assert adjust_edge(torch.zeros(0, 5, 7), EdgeOptions(shift_px=2)).shape == (0, 5, 7)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (16, 16)])
 def test_an_empty_or_full_matte_of_any_size_stays_as_it_is(value, size):
@@ -128,8 +132,12 @@ def test_an_empty_or_full_matte_of_any_size_stays_as_it_is(value, size):
         {"feather_px": -1},
         {"contrast": 1.5},
         {"fill_holes_px": -2},
+        {"feather_px": float("nan")},
+        {"feather_px": float("inf")},
+        {"shift_px": float("nan")},
+        {"shift_px": float("-inf")},
     ],
 )
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match="point|negative|[Cc]ontrast"):
+    with pytest.raises(ValueError, match="point|negative|[Cc]ontrast|finite"):
         EdgeOptions(**wrong)

@@ -359,6 +359,17 @@ def test_an_error_is_the_same_for_every_type_of_number_and_leaves_its_arguments_
     assert torch.equal(halves[0], before[0]) and torch.equal(halves[1], before[1])
 
 
+def test_an_array_may_lie_in_memory_as_it_likes():
+    predicted, truth = soft_pair(0)
+    expected = score_matte(predicted, truth)
+    read_only = predicted.copy()
+    read_only.flags.writeable = False
+    for same in (np.ascontiguousarray(predicted[::-1, ::-1])[::-1, ::-1], predicted.astype(">f8"), read_only):
+        assert score_matte(same, truth) == expected
+    upside_down = match_instances(predicted[None, ::-1], truth[None, ::-1])
+    assert upside_down == match_instances(predicted[None], truth[None])
+
+
 def test_more_background_around_a_subject_leaves_sums_alone_and_thins_means():
     predicted, truth = (np.pad(alpha, 5) for alpha in soft_pair(1))
     wide_predicted, wide_truth = np.pad(predicted, 7), np.pad(truth, 7)
