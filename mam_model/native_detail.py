@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .foreground import estimate_foreground
+from .picture import check_picture
 from .prompt import Prompt
 from .regions import Window
 from .scribble import with_certain_strokes
@@ -58,13 +59,17 @@ def sharpen_edges(
         float32 [H, W] in 0..1 on the CPU, a new tensor; where no edge is near it is the matte that was given.
 
     Raises:
-        ValueError: sizes that differ.
+        ValueError: sizes that differ or are none, or what is no picture; see `check_picture`.
     """
     if picture.shape[:2] != alpha.shape:
         raise ValueError(
             f"The matte is {alpha.shape[1]} x {alpha.shape[0]} pixels but the picture is {picture.shape[1]} x "
             f"{picture.shape[0]}. Resize the matte to the picture's size."
         )
+    for name, size_px in (("detail_px", detail_px), ("tile_px", tile_px)):
+        if size_px < 1:
+            raise ValueError(f"{name} is at least 1, not {size_px}.")
+    check_picture(picture)
     result = alpha.detach().to("cpu", torch.float32, copy=True).clamp_(0, 1)
     height, width = alpha.shape
     small = _small_size(height, width, detail_px)

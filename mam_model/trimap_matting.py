@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .picture import check_picture
 from .trimap import SURE_BACKGROUND, SURE_SUBJECT
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def solve_trimap(
     Raises:
         TrimapError: when there are unknown pixels, but no sure subject or no sure background to tell them by.
         PyMattingMissing: when PyMatting is not installed.
-        ValueError: for an unknown method, sizes that differ, or tiles that do not exceed their overlap.
+        ValueError: for an unknown method, sizes that differ, tiles that do not exceed their overlap, or what is no
+            picture; see `check_picture`.
     """
     if method not in METHODS:
         raise ValueError(f"'{method}' is no matting method for trimaps. Choose one of: {', '.join(METHODS)}.")
@@ -88,6 +90,7 @@ def solve_trimap(
             f"The trimap is {trimap.shape[1]} x {trimap.shape[0]} pixels but the picture is {image.shape[1]} x "
             f"{image.shape[0]}. Resize the trimap to the picture's size."
         )
+    check_picture(image)
     if not 0 < overlap_px < tile_px:
         raise ValueError(f"Tiles of {tile_px} pixels cannot overlap by {overlap_px}; choose something between.")
     known = _sides(trimap.detach().to("cpu", torch.float32).numpy())

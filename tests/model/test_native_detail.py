@@ -114,6 +114,21 @@ def test_a_matte_of_another_size_is_refused_with_both_sizes():
         sharpen_edges(torch.rand(30, 40, 3), torch.rand(10, 20))
 
 
+def test_a_picture_that_is_none_is_refused():
+    picture, alpha = torch.rand(40, 60, 3), torch.rand(40, 60)
+    with pytest.raises(ValueError, match="40 x 60 x 1"):
+        sharpen_edges(picture[..., :1], alpha, detail_px=20)
+    picture[3, 4, 1] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        sharpen_edges(picture, alpha, detail_px=20)
+
+
+@pytest.mark.parametrize("wrong", [{"tile_px": 0}, {"tile_px": -8}, {"detail_px": 0}])
+def test_sizes_that_are_none_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        sharpen_edges(torch.rand(40, 60, 3), torch.rand(40, 60), **wrong)
+
+
 def test_only_tiles_with_an_edge_are_worked_on_and_the_work_can_be_stopped():
     told = []
     sharpen_edges(PICTURE, BLURRED, detail_px=SMALL, tile_px=32, before_tile=lambda *parts: told.append(parts))

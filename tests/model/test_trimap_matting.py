@@ -210,6 +210,22 @@ def test_a_one_sided_trimap_is_refused_with_what_to_do(sides, sentence):
         solve_trimap(torch.rand(*trimap.shape, 3), trimap)
 
 
+@pytest.mark.parametrize("method", ["closed-form", "knn"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_picture_with_a_pixel_that_is_no_number_is_refused(value, method):
+    """PyMatting's search for like colours would never end."""
+    picture, trimap, _ = case()
+    picture[3, 4, 1] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        solve_trimap(picture, trimap, method=method)
+
+
+def test_a_grey_picture_is_refused_with_its_shape():
+    picture, trimap, _ = case()
+    with pytest.raises(ValueError, match="120 x 140 x 1"):
+        solve_trimap(picture[..., :1], trimap)
+
+
 def test_a_trimap_of_another_size_is_refused_with_both_sizes():
     with pytest.raises(ValueError, match="20 x 10 pixels but the picture is 30 x 40"):
         solve_trimap(torch.rand(40, 30, 3), torch.rand(10, 20))
