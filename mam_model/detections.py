@@ -356,8 +356,8 @@ def without_overlaps(detections: Sequence[Detection], highest_iou: float) -> lis
 
     if not detections:
         return []
-    boxes = torch.tensor([detection.box_xyxy_px for detection in detections])
-    scores = torch.tensor([detection.score for detection in detections])
+    boxes = torch.tensor([detection.box_xyxy_px for detection in detections], dtype=torch.float32)
+    scores = torch.tensor([detection.score for detection in detections], dtype=torch.float32)
     return [detections[place] for place in nms(boxes, scores, highest_iou).tolist()]
 
 

@@ -74,6 +74,7 @@ PUBLISHED_MERGE = MergeOptions()
 ReadScale = Callable[[str, np.ndarray], np.ndarray]
 
 
+@torch.no_grad()
 def merge(pyramid: AlphaPyramid, post_mask: Tensor, frame: Frame, options: MergeOptions = PUBLISHED_MERGE) -> Tensor:
     """Merges the pyramid of one target.
 
@@ -81,7 +82,7 @@ def merge(pyramid: AlphaPyramid, post_mask: Tensor, frame: Frame, options: Merge
         pyramid: of one target (N = 1).
         post_mask: float [H, W] in 0..1, SAM's mask at the size of the original picture.
     Returns:
-        float32 [H, W] on the CPU, alpha in 0..1. An empty mask gives an empty matte.
+        float32 [H, W] on the CPU without gradients, alpha in 0..1. An empty mask gives an empty matte.
     """
     device = pyramid.os8.device
     mask = post_mask.to(device, torch.float32)

@@ -378,6 +378,11 @@ def test_a_number_that_no_frame_has_is_noticed():
     assert highest_number_missed(None, [1]) is None
 
 
+def test_boxes_of_whole_numbers_are_compared_too():
+    boxes = [Detection((0, 0, 10, 10), 1), Detection((0, 0, 10, 9), 0), Detection((20, 0, 30, 10), 1)]
+    assert without_overlaps(boxes, 0.5) == [boxes[0], boxes[2]]
+
+
 def test_boxes_become_targets_that_keep_phrase_and_score():
     choice = chosen(DOGS, read_phrases("dog"), None, 10, WIDTH, HEIGHT)
     prompts = prompts_of(DOGS, choice, "a target of its own")

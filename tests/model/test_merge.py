@@ -291,6 +291,19 @@ def test_without_width_a_band_is_what_is_unsure_itself():
 
 
 @each_mode
+def test_what_is_still_being_trained_can_be_merged(mode):
+    generator = torch.Generator().manual_seed(4)
+    squares = [torch.rand(1, 1, 32, 32, generator=generator) for _ in range(3)]
+    mask = (torch.rand(32, 32, generator=generator) > 0.7).float()
+    frame = Frame(32, 32, side=32)
+    expected = merge(AlphaPyramid(*squares), mask, frame, mode)
+    trained = AlphaPyramid(*(square.clone().requires_grad_() for square in squares))
+    found = merge(trained, mask.clone().requires_grad_(), frame, mode)
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
+
+
+@each_mode
 def test_merging_changes_neither_pyramid_nor_mask(mode):
     generator = torch.Generator().manual_seed(4)
     squares = [torch.rand(1, 1, 32, 32, generator=generator) for _ in range(3)]
