@@ -144,7 +144,11 @@ def find_everything(
     Returns:
         Guidance of T instances, in the order asked for. Each has the point that found it for its prompt and its mask
         for all three candidates; T = 0 where there is nothing.
+    Raises:
+        ValueError: for no point per step.
     """
+    if points_per_step < 1:
+        raise ValueError(f"points_per_step is at least 1, not {points_per_step}.")
     frame = embedding.frame
     points = grid_points(options.points_per_side, frame)
     answers: list[_Answer] = []

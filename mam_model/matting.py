@@ -108,8 +108,10 @@ def predict_pyramid(
     Returns:
         pyramid of T entries on that device, in the order of the targets.
     Raises:
-        ValueError: when embedding and guidance are of pictures of different sizes.
+        ValueError: when embedding and guidance are of pictures of different sizes, or for no target per step.
     """
+    if targets_per_step < 1:
+        raise ValueError(f"targets_per_step is at least 1, not {targets_per_step}.")
     weight = next(m2m.parameters())
     frame = embedding.frame
     _check_same_picture(frame, guidance.frame, (frame,))

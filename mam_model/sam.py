@@ -308,11 +308,14 @@ class Sam(nn.Module):
             targets_per_step: how many go through the decoder together; None is one on a processor and a few on a GPU.
         Raises:
             PromptError: see `Prompt.checked`.
+            ValueError: for no target per step.
         """
         frame = embedding.frame
         device = self.prompt_encoder.no_mask_embed.weight.device
         if targets_per_step is None:
             targets_per_step = 1 if device.type == "cpu" else _GPU_TARGETS
+        if targets_per_step < 1:
+            raise ValueError(f"targets_per_step is at least 1, not {targets_per_step}.")
         prompts = tuple(prompt.checked(frame.width, frame.height) for prompt in prompts)
         side = frame.side // 4
         logits = torch.full((len(prompts), 3, side, side), -_HINT_LOGIT, device=device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ def trimap_from_mask(mask: Tensor, inner_px: float, outer_px: float) -> Tensor:
         has a floating type of its own.
 
     Raises:
-        ValueError: for a negative width.
+        ValueError: for a width that is negative, NaN or infinite.
     """
     _check_widths(inner_px, outer_px)
     subject = mask > 0.5
@@ -52,11 +54,11 @@ def trimap_from_alpha(alpha: Tensor, low: float = 0.05, high: float = 0.95, wide
         [..., H, W] of 0, 0.5 and 1, as `trimap_from_mask`.
 
     Raises:
-        ValueError: when low is not below high, or for a negative width.
+        ValueError: when low is not below high, or for a width that is negative, NaN or infinite.
     """
     if not 0 <= low < high <= 1:
         raise ValueError(f"A trimap needs 0 <= low < high <= 1; low {low:g} and high {high:g} were given.")
-    if widen_px < 0:
+    if not 0 <= widen_px < math.inf:
         raise ValueError(f"The width by which a trimap's band grows goes from 0 upwards; {widen_px:g} was given.")
     return _trimap(alpha >= high, alpha <= low, widen_px, widen_px, alpha)
 
@@ -80,7 +82,7 @@ def trimap_adaptive(alpha: Tensor, inner_px: float, outer_px: float) -> Tensor:
         [..., H, W] of 0, 0.5 and 1, as `trimap_from_mask`.
 
     Raises:
-        ValueError: for a negative width.
+        ValueError: for a width that is negative, NaN or infinite.
     """
     _check_widths(inner_px, outer_px)
     trimap = torch.empty(alpha.shape, dtype=alpha.dtype if alpha.is_floating_point() else torch.float32)
@@ -107,7 +109,7 @@ def mask_from_trimap(trimap: Tensor) -> Tensor:
 
 
 def _check_widths(inner_px: float, outer_px: float) -> None:
-    if inner_px < 0 or outer_px < 0:
+    if not (0 <= inner_px < math.inf and 0 <= outer_px < math.inf):
         raise ValueError(f"The widths of a trimap's band go from 0 upwards; {inner_px:g} and {outer_px:g} were given.")
 
 

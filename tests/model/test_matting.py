@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mam_model.everything import find_everything
 from mam_model.instances import share_pixels
 from mam_model.matting import MattingAnything
 from mam_model.merge import MergeOptions
@@ -90,6 +91,17 @@ def test_how_many_targets_go_through_the_network_together_does_not_matter(
     assert len(together) == len(TARGETS)
     for scale in ("os8", "os4", "os1"):
         assert torch.allclose(getattr(together, scale), getattr(pyramid, scale), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("at_once", [0, -1])
+def test_less_than_one_at_once_is_refused_instead_of_computing_nothing(matting, embedding, guidance, at_once):
+    for work in (
+        lambda: matting.predict(embedding, guidance, at_once),
+        lambda: matting.sam.decode(embedding, TARGETS, at_once),
+        lambda: find_everything(matting.sam, embedding, points_per_step=at_once),
+    ):
+        with pytest.raises(ValueError, match=rf"_per_step is at least 1, not {at_once}"):
+            work()
 
 
 def test_mattes_come_in_the_order_of_their_prompts(matting, embedding):

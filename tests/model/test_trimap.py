@@ -83,6 +83,19 @@ def test_widening_opens_a_hard_edge():
     assert trimap_from_alpha(alpha, widen_px=1)[0].tolist() == [0] * 4 + [0.5] * 2 + [1] * 4
 
 
+@pytest.mark.parametrize("width", [float("nan"), float("inf")])
+def test_a_width_that_is_no_number_is_refused(width):
+    mask = torch.zeros(4, 4)
+    for made in (
+        lambda: trimap_from_mask(mask, width, 1),
+        lambda: trimap_from_mask(mask, 1, width),
+        lambda: trimap_adaptive(mask, width, 1),
+        lambda: trimap_from_alpha(mask, widen_px=width),
+    ):
+        with pytest.raises(ValueError, match=f"from 0 upwards.*{width:g}"):
+            made()
+
+
 def test_a_negative_width_and_crossed_limits_are_refused():
     with pytest.raises(ValueError, match="from 0 upwards"):
         trimap_from_mask(torch.zeros(4, 4), -1, 2)
