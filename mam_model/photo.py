@@ -111,7 +111,7 @@ def write_picture(path: str | os.PathLike, picture: Tensor, *, bits: int = 8) ->
     The file appears under its name only when it is complete; what was there before is replaced.
 
     Args:
-        picture: float [H, W] grey, [H, W, 3] sRGB or [H, W, 4] with straight alpha, 0..1; clipped beyond.
+        picture: float (or bool) [H, W] grey, [H, W, 3] sRGB or [H, W, 4] with straight alpha, 0..1; clipped beyond.
         bits: 8, or 16 for a grey picture in png or tif.
     Raises:
         PhotoError: see `check_writable`; or for what is no such picture, or larger than its format can hold.
@@ -150,6 +150,11 @@ def _check_levels(path: Path, picture: Tensor, bits: int) -> None:
         raise PhotoError(f"{path.name} was not written: it can have 8 or 16 bits, not {bits} bits.")
     if bits == 16 and not is_grey:
         raise PhotoError(f"{path.name} was not written: 16 bits are for grey pictures, and this one has colours.")
+    if not picture.is_floating_point() and picture.dtype != torch.bool:
+        raise PhotoError(
+            f"{path.name} was not written: the picture holds {str(picture.dtype)[6:]}, and values go from 0 to 1. "
+            "Divide 8-bit ones by 255."
+        )
     if not torch.isfinite(picture).all():
         raise PhotoError(f"{path.name} was not written: the picture holds NaN or infinite values.")
 

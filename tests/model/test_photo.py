@@ -193,6 +193,13 @@ def test_what_no_file_can_hold_is_refused_in_words(tmp_path, shape, bits, compla
     assert not list(tmp_path.iterdir())
 
 
+def test_8_bit_levels_are_refused_instead_of_written_as_white(tmp_path):
+    with pytest.raises(PhotoError, match="uint8.*255"):
+        write_picture(tmp_path / "some.png", torch.full((4, 5, 3), 100, dtype=torch.uint8))
+    write_picture(tmp_path / "mask.png", torch.eye(3, dtype=torch.bool))
+    assert torch.equal(read_mask(tmp_path / "mask.png"), torch.eye(3))
+
+
 def test_values_that_are_no_numbers_are_not_written(tmp_path):
     with pytest.raises(PhotoError, match="NaN"):
         write_picture(tmp_path / "some.png", torch.full((4, 5), float("nan")))
