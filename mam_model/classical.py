@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .morphology import outline
-from .picture import check_picture
+from .picture import check_form
 from .prompt import Prompt, Scribble
 from .scribble import with_certain_strokes
 from .trimap import SURE_BACKGROUND, SURE_SUBJECT, trimap_from_mask
@@ -84,7 +84,7 @@ def matte_without_models(
         PromptError: when the prompt does not fit the picture.
         PyMattingMissing: when the method needs PyMatting and it is not installed.
         CheckpointError: when the refiner is to be loaded and its file is missing or damaged.
-        ValueError: for an unknown method, a size or band that is none, or what is no picture; see `check_picture`.
+        ValueError: for an unknown method, a size or band that is none, or what is no picture.
     """
     if method not in METHODS:
         raise ValueError(f"'{method}' is no matting method. Choose one of: {', '.join(METHODS)}.")
@@ -98,7 +98,7 @@ def matte_without_models(
     for name, size_px in (("segment_size_px", segment_size_px), ("matte_size_px", matte_size_px)):
         if size_px < 1:
             raise ValueError(f"{name} is at least 1, not {size_px}.")
-    check_picture(image)
+    check_form(image)
     height, width = image.shape[:2]
     prompt = _in_arrays(prompt.checked(width, height))
     matte = np.zeros((height, width), dtype=np.float32)
@@ -110,6 +110,7 @@ def matte_without_models(
     else:
         near = _surroundings(prompt, width, height, segment_size_px)
         view, seeds = near.picture(picture), _Seeds.of(prompt, near)
+        _check_numbers(view)
         mask = _subject_mask(view, seeds)
         if seeds.hint is not None and _is_a_mark(view, seeds.hint, mask, _CLICK * max(width, height) * near.scale):
             prompt = _with_mask_as_stroke(prompt)
@@ -122,6 +123,12 @@ def matte_without_models(
         # A stroke ends within a pixel of the smaller picture in which the edge was solved.
         alpha = with_certain_strokes(alpha, prompt.scribbles)
     return alpha.to(image.device)
+
+
+def _check_numbers(view: np.ndarray) -> None:
+    """Refuses a view with NaN or infinite values: it is small, and all that it shows of the picture went into it."""
+    if not np.isfinite(view).all():
+        raise ValueError("The picture holds NaN or infinite values. Look at the node that made it.")
 
 
 def _in_arrays(prompt: Prompt) -> Prompt:
@@ -493,6 +500,7 @@ def _write_matte(
     far = _REFINER_REACH if method == "refiner" else 1
     window = near.part(rows, columns, (2 + far) * band_px + 8, longest_px, matte.shape[::-1])
     view = window.picture(picture)
+    _check_numbers(view)
     whole = np.zeros(near.size[::-1], dtype=np.float32)
     whole[:] = mask
     seen = _resampled(whole, near, window) > 0.5

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def check_picture(image: Tensor) -> None:
-    """Refuses what is not a picture.
+def check_form(image: Tensor) -> None:
+    """Refuses what has not the form of a picture, without looking at its values.
 
     Raises:
-        ValueError: unless `image` is a finite [H, W, C] tensor of floating-point numbers with at least one pixel and
-            three channels.
+        ValueError: unless `image` is an [H, W, C] tensor of floating-point numbers with at least one pixel and three
+            channels.
     """
     if image.ndim != 3 or image.shape[-1] < 3 or 0 in image.shape:
         shape = " x ".join(str(n) for n in image.shape)
@@ -21,6 +21,14 @@ def check_picture(image: Tensor) -> None:
             f"The values of a picture are floating-point numbers from 0 to 1; this one holds {str(image.dtype)[6:]}. "
             "Divide 8-bit values by 255."
         )
-    # NaN is both the lowest and the highest value. Asked of each value, a picture would take nearly thrice its memory.
-    if not (torch.isfinite(image.amin()) and torch.isfinite(image.amax())):
+
+
+def check_picture(image: Tensor) -> None:
+    """Refuses what is not a picture.
+
+    Raises:
+        ValueError: for what `check_form` refuses, and for NaN and infinite values.
+    """
+    check_form(image)
+    if not torch.isfinite(image).all():
         raise ValueError("The picture holds NaN or infinite values. Look at the node that made it.")

@@ -179,7 +179,7 @@ def _checked_box(box_xyxy_px, width: int, height: int) -> tuple[float, float, fl
 
 
 def _checked_mask(mask: Tensor) -> Tensor:
-    highest = float(mask.amax())
+    highest = float(mask.detach().amax())
     if not mask.is_floating_point() and highest > 1:
         raise PromptError(
             f"The mask holds whole numbers up to {highest:g}. Mask values go from 0 to 1: divide an 8-bit one by 255."

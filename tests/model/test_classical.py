@@ -316,9 +316,10 @@ def test_a_mask_of_any_kind_is_taken_for_what_it_shows(kind, as_guidance):
 def test_what_is_no_picture_is_refused_in_words(broken, method):
     picture, _ = scene(BOX)
     pictures = {"NaN": picture.clone(), "grey": picture[..., :1], "8 bits": (picture * 255).byte()}
-    pictures["NaN"][3, 4, 1] = float("nan")
-    with pytest.raises(ValueError, match="[Pp]icture (holds NaN|has the shape|are floating-point)"):
-        matte_without_models(pictures[broken], Prompt(box_xyxy_px=BOX), method=method)
+    pictures["NaN"][30, 50, 1] = float("nan")
+    for prompt in (Prompt(box_xyxy_px=BOX), Prompt(mask=ellipse(96, 128, BOX), mask_is_guidance=True)):
+        with pytest.raises(ValueError, match="[Pp]icture (holds NaN|has the shape|are floating-point)"):
+            matte_without_models(pictures[broken], prompt, method=method)
 
 
 @pytest.mark.parametrize("wrong", [{"band": -1}, {"band": float("nan")}, {"matte_size_px": 0}, {"segment_size_px": -4}])
