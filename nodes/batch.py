@@ -113,20 +113,26 @@ def check_frame(batch: Tensor, index: int) -> None:
         check_picture(batch[index])
 
 
-def check_same_size(image: Tensor, mask: Tensor, name: str = "mask") -> None:
-    """Refuses a mask of another size than its picture.
+def check_same_size(image: Tensor, other: Tensor, name: str = "mask") -> None:
+    """Refuses a mask or a second picture of another size than the picture.
 
     Args:
-        name: what the node calls the mask.
+        image: [B, H, W, C].
+        other: a mask [B, H, W], or pictures [B, H, W, C].
+        name: what the node calls it.
     Raises:
         ValueError: naming both sizes.
     """
-    if image.shape[1:3] != mask.shape[-2:]:
-        raise ValueError(
-            f"The {name} is {mask.shape[-1]} x {mask.shape[-2]} pixels but the picture is "
-            f"{image.shape[2]} x {image.shape[1]}. Resize the {name} to the picture's size. "
-            "(Load Image gives a 64 x 64 mask for a picture without transparency.)"
-        )
+    height, width = other.shape[1:3]
+    if image.shape[1:3] == (height, width):
+        return
+    sentences = [
+        f"The {name} is {width} x {height} pixels but the picture is {image.shape[2]} x {image.shape[1]}.",
+        f"Resize the {name} to the picture's size.",
+    ]
+    if other.ndim == 3 and (height, width) == (64, 64):
+        sentences.append("(Load Image gives a 64 x 64 mask for a picture without transparency.)")
+    raise ValueError(" ".join(sentences))
 
 
 def as_output(tensor: Tensor) -> Tensor:

@@ -304,6 +304,7 @@ class ForegroundColor(io.ComfyNode):
         batches = {"image": image, "alpha": alpha}
         if background is not None:
             batches["background"] = pictures(background)
+            check_same_size(image, batches["background"], "background")
 
         def estimate(index: int, device: torch.device) -> tuple[Tensor, Tensor]:
             matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)

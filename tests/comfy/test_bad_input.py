@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from .graphs import boxes, loaders, node, pictures, points, steps, whole, without_models
+
+HELP_PAGES = Path(__file__).resolve().parents[2] / "web" / "docs"
 
 
 @pytest.fixture
@@ -149,6 +154,45 @@ def test_a_node_that_works_on_colours_refuses_nan_before_it_spreads(comfy, tenso
     }
     run = comfy.run(graph)
     assert run.failed_node == "result" and "NaN or infinite" in run.error
+
+
+OF_ANOTHER_SIZE = [
+    ("MAM_Composite", "alpha"),
+    ("MAM_PreviewMatte", "alpha"),
+    ("MAM_ForegroundColor", "alpha"),
+    ("MAM_ForegroundColor", "background"),
+    ("MAM_RefineWithTrimap", "trimap"),
+    ("MAM_RefineMask", "mask"),
+    ("MAM_MatteWithoutModels", "mask"),
+]
+
+
+@pytest.mark.parametrize(("node_id", "name"), OF_ANOTHER_SIZE)
+def test_the_help_page_quotes_what_the_node_says_of_an_input_of_another_size(comfy, tensors, node_id, name):
+    given = {"image": pictures(1, 32, 48), "alpha": torch.ones(1, 32, 48)}
+    given[name] = pictures(1, 30, 20) if name == "background" else torch.ones(1, 30, 20)
+    if name in ("trimap", "mask"):
+        del given["alpha"]
+    graph = {input_name: node(tensors(value)) for input_name, value in given.items()}
+    graph["result"] = node(node_id, **{input_name: (input_name, 0) for input_name in given})
+    graph["see"] = node("PreviewAny", source=("result", 0))
+    run = comfy.run(graph)
+    assert run.failed_node == "result"
+    assert run.error.strip().startswith(f"The {name} is 20 x 30 pixels but the picture is 48 x 32.")
+    assert "64 x 64" not in run.error, "only Load Image gives such a mask"
+    page = (HELP_PAGES / f"{node_id}.md").read_text(encoding="utf-8")
+    quoted = [re.escape(sentence).replace("…", ".*") for sentence in re.findall(r'\*\*"([^"]+)"\*\*', page)]
+    assert any(re.match(sentence, run.error.strip()) for sentence in quoted)
+
+
+def test_the_mask_that_load_image_gives_without_transparency_is_recognised(comfy, tensors):
+    graph = {
+        "image": node(tensors(pictures(1, 32, 48))),
+        "blank": node(tensors(torch.zeros(1, 64, 64))),
+        "result": node("MAM_RefineMask", image=("image", 0), mask=("blank", 0)),
+        "shown": node("MaskPreview", mask=("result", 0)),
+    }
+    assert "Load Image gives a 64 x 64 mask for a picture without transparency" in comfy.run(graph).error
 
 
 def test_a_picture_that_leaves_0_to_1_is_matted_as_if_cut_there(comfy, graphs):
