@@ -125,7 +125,16 @@ def with_score(instances: Instances, lowest: float) -> list[bool]:
 
 
 def with_area(alphas: Tensor, lowest: float, highest: float, before_matte: Callable[[], None] = _go_on) -> list[bool]:
-    """Which mattes [N, H, W] cover at least `lowest` and at most `highest` of their picture, 0..1."""
+    """Which mattes [N, H, W] cover at least `lowest` and at most `highest` of their picture, 0..1.
+
+    Raises:
+        ValueError: when `lowest` is above `highest`, because then there can be none.
+    """
+    if lowest > highest:
+        raise ValueError(
+            f"The smallest area, {100 * lowest:.4g} per cent of the picture, is above the largest, "
+            f"{100 * highest:.4g} per cent: no subject can lie between them."
+        )
     chosen = []
     for alpha in alphas:
         before_matte()

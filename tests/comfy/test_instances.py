@@ -85,6 +85,12 @@ def test_words_where_numbers_belong_are_named_in_the_error(comfy, two_discs):
     assert not run.ok and '"first"' in run.error
 
 
+def test_crossed_areas_are_refused_instead_of_keeping_nothing(comfy, two_discs):
+    run = comfy.run({**two_discs, **select("area", smallest_percent=20.0, largest_percent=10.0)})
+    assert run.failed_node == "kept"
+    assert "20 per cent of the picture, is above the largest, 10 per cent" in run.error
+
+
 def test_a_way_of_choosing_that_there_is_not_is_told_which_there_are(comfy, two_discs):
     run = comfy.run({**two_discs, **select("colour")})
     assert not run.ok and "position, index, label, score, area, point" in run.error
