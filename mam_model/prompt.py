@@ -282,6 +282,11 @@ def covered_area(targets: Sequence[Prompt], size: tuple[int, int] | None = None)
     for part in areas:
         if part.shape != area.shape:
             sizes = [f"{mask.shape[1]} x {mask.shape[0]}" for mask in (area, part)]
+            if size is not None:
+                raise PromptError(
+                    f"The prompt has a mask of {sizes[1]} pixels but the picture is {sizes[0]}. Connect the picture "
+                    "that the prompt belongs to, or resize the mask."
+                )
             raise PromptError(f"The masks of a prompt differ in size: {sizes[0]} and {sizes[1]} pixels.")
         area = torch.maximum(area, part.to(area))
     for target in targets:

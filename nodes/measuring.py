@@ -65,6 +65,10 @@ class MatteMetrics(io.ComfyNode):
         alpha, truth = masks(alpha), masks(truth)
         _check_sizes(alpha, truth, "truth")
         if compare == "instances of one picture":
+            if trimap is not None:
+                raise ValueError(
+                    "IMQ judges whole subjects and has no use for a trimap: disconnect it, or compare frame by frame."
+                )
             return _compare_instances(alpha, truth)
         return _compare_frames(alpha, truth, None if trimap is None else masks(trimap))
 

@@ -85,6 +85,12 @@ def test_instances_are_matched_in_any_order(measured):
     assert missing.output("measure", 5) == pytest.approx(1 / 1.5)
 
 
+def test_a_trimap_is_refused_for_instances_instead_of_going_unheard(measured):
+    subjects = torch.stack((disc(40, 60, 15, 20, 9), disc(40, 60, 44, 20, 9)))
+    run = measured(subjects, subjects, torch.full((1, 40, 60), 0.5), compare="instances of one picture")
+    assert run.failed_node == "measure" and "no use for a trimap" in run.error
+
+
 def test_mattes_of_another_size_are_refused_with_both_sizes(measured):
     run = measured(torch.zeros(1, 10, 12), torch.zeros(1, 20, 24))
     assert not run.ok and "12 x 10" in run.error and "24 x 20" in run.error

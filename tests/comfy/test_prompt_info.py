@@ -67,6 +67,13 @@ def test_a_box_fills_the_mask_of_a_picture(info, tensors):
     assert mask.shape == (1, 20, 30) and mask.sum() == 60 and mask[0, 6, 5] == 1
 
 
+def test_a_mask_of_another_size_than_the_picture_is_told_from_the_picture(info, tensors):
+    more = {"image": node(tensors(torch.zeros(1, 20, 30, 3))), "mask": node(tensors(torch.ones(1, 6, 5)))}
+    run = info(node("MAM_PromptMask", mask=("mask", 0)), more=more, image=("image", 0))
+    assert run.failed_node == "info"
+    assert "a mask of 5 x 6 pixels but the picture is 30 x 20" in run.error
+
+
 def test_core_draws_our_boxes(comfy, tensors):
     graph = {
         "image": node(tensors(torch.zeros(1, 40, 40, 3))),

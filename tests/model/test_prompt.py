@@ -304,5 +304,5 @@ def test_a_box_that_is_no_number_is_named_instead_of_drawn():
 def test_areas_of_different_sizes_are_refused_naming_both():
     with pytest.raises(PromptError, match="6 x 4 and 9 x 8"):
         covered_area([Prompt(mask=torch.ones(4, 6)), Prompt(mask=torch.ones(8, 9))])
-    with pytest.raises(PromptError, match="60 x 40 and 9 x 8"):
+    with pytest.raises(PromptError, match="mask of 9 x 8 pixels but the picture is 60 x 40"):
         covered_area([Prompt(mask=torch.ones(8, 9))], (HEIGHT, WIDTH))
