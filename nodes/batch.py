@@ -45,6 +45,20 @@ def in_steps_of_parts(count: int) -> Iterator[tuple[int, Callable[[int, int], No
         bar.update_absolute(_SHARES * (index + 1), _SHARES * count)
 
 
+def in_steps_of_targets(frames: Sequence[Sequence[T]]) -> Iterator[tuple[int, Iterator[T]]]:
+    """`in_steps` over the targets of all frames, for targets that take long: with each index come those of the frame.
+
+    They have to be taken one by one, to the last, before the next frame. A frame without any is a step too.
+    """
+    steps = in_steps(sum(max(1, len(targets)) for targets in frames))
+    for index, targets in enumerate(frames):
+        if not targets:
+            next(steps)
+        yield index, (target for target, _ in zip(targets, steps))
+    # Now the last step is over too.
+    next(steps, None)
+
+
 def pictures(image: Tensor) -> Tensor:
     """An IMAGE as [B, H, W, 3], whatever further channels it has.
 

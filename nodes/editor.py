@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
@@ -211,12 +212,13 @@ def _check_models(sam: SharedSam | None, m2m: SharedM2M | None) -> None:
 
 
 def _classical(picture: Tensor, targets: tuple[Prompt, ...], refine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """float32 [T, H, W]: mattes without models, as MAM_MatteWithoutModels makes them."""
+    """float32 [T, H, W]: mattes without models, as MAM_MatteWithoutModels makes them; can be cancelled between them."""
     from ..mam_model.classical import matte_without_models
 
     check_picture(picture)
     alphas = torch.zeros(len(targets), *picture.shape[:2])
     for number, target in enumerate(targets):
+        throw_exception_if_processing_interrupted()
         alphas[number] = matte_without_models(picture, target, method="refiner", refine=refine)
     return alphas
 

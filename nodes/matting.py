@@ -8,7 +8,16 @@ from torch import Tensor
 
 from ..mam_model.prompt import Prompt, PromptError, PromptSet
 from . import sockets
-from .batch import check_frame, check_same_size, frame_of, in_steps, masks, pair_count, pictures
+from .batch import (
+    check_frame,
+    check_same_size,
+    frame_of,
+    in_steps,
+    in_steps_of_targets,
+    masks,
+    pair_count,
+    pictures,
+)
 from .embeddings import embeddings_of
 from .mattes import DETAIL_INPUT, MATTE_OUTPUTS, MERGE_INPUTS, MatteBatch, in_detail, merge_options
 from .models import SharedM2M, SharedSam, load_together, loaded_refine
@@ -131,13 +140,14 @@ class MatteWithoutModels(io.ComfyNode):
         if prompt is None:
             raise PromptError("Connect a prompt or a mask: this node needs to know what to cut out.")
         count = pair_count(image=image, prompt=prompt.frames)
-        mattes = MatteBatch([len(frame_of(prompt.frames, index)) for index in range(count)])
+        frames = [frame_of(prompt.frames, index) for index in range(count)]
+        mattes = MatteBatch([len(targets) for targets in frames])
         refine = loaded_refine() if method == "refiner" else None
-        for index in in_steps(count):
-            picture, targets = frame_of(image, index), frame_of(prompt.frames, index)
+        for index, in_turn in in_steps_of_targets(frames):
+            picture, targets = frame_of(image, index), frames[index]
             check_frame(image, index)
             alphas = torch.zeros(len(targets), *picture.shape[:2])
-            for number, target in enumerate(targets):
+            for number, target in enumerate(in_turn):
                 alphas[number] = matte_without_models(picture, target, method=method, band=band, refine=refine)
             mattes.add(targets, tuple(target.score for target in targets), alphas)
         return mattes.output()

@@ -145,6 +145,62 @@ def test_a_cancelled_clip_stops_before_the_next_frame_and_leaves_nothing_behind(
     assert same(made, result_of(comfy.run(graph)))
 
 
+THREE_BOXES = [(2, 2, 14, 30), (16, 2, 30, 30), (32, 2, 46, 30)]
+CLASSICAL = {
+    "engine": {
+        "prompt": boxes(json.dumps(THREE_BOXES)),
+        "work": node("MAM_MatteWithoutModels", image=("image", 0), prompt=("prompt", 0), method="none"),
+    },
+    "editor": {
+        "work": node(
+            "MAM_PromptEditor",
+            image=("image", 0),
+            prompts=json.dumps(
+                {
+                    "targets": [
+                        {"prompts": {"all": {"box": {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0}}}}
+                        for x0, y0, x1, y1 in THREE_BOXES
+                    ]
+                }
+            ),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("case", CLASSICAL)
+def test_without_models_a_picture_of_many_targets_is_cancelled_between_them(comfy, tensors, monkeypatch, case):
+    graph = {
+        "image": node(tensors(pictures(1, 32, 48))),
+        **CLASSICAL[case],
+        "seen": node("PreviewAny", source=("work", 0)),
+    }
+    classical, begun = comfy.module("mam_model.classical"), []
+    work = classical.matte_without_models
+
+    def cancelled_in_the_second(*args, **kwargs):
+        begun.append(1)
+        if len(begun) == 2:
+            comfy._nodes.interrupt_processing()
+        return work(*args, **{**kwargs, "method": "none"})
+
+    monkeypatch.setattr(classical, "matte_without_models", cancelled_in_the_second)
+    run = comfy.run(graph)
+    assert run.interrupted and run.failed_node == "work" and len(begun) == 2
+
+
+def test_without_models_every_target_is_a_step_of_progress(comfy, tensors):
+    written = json.dumps([[[2, 2, 20, 30], [20, 2, 46, 30]], [], [[2, 2, 20, 30]]])
+    graph = {
+        "image": node(tensors(pictures(3, 32, 48))),
+        "prompt": boxes(written),
+        "work": node("MAM_MatteWithoutModels", image=("image", 0), prompt=("prompt", 0), method="none"),
+        "seen": node("PreviewAny", source=("work", 0)),
+    }
+    steps = [(value, total) for name, value, total in comfy.run(graph).progress if name == "work"]
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 def files_of(comfy) -> set:
     return {path for folder in ("temp", "output") for path in (comfy.base / folder).rglob("*")}
 
