@@ -8,7 +8,7 @@ are of one size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ def matte_together(
     guidance: Guidance,
     options: MergeOptions = PUBLISHED_MERGE,
     targets_per_step: int | None = None,
+    before_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Predicts and merges every target of a picture.
 
@@ -44,6 +45,7 @@ def matte_together(
         targets_per_step: how many targets that fill the picture may go through the network together; of smaller ones as
             many more as fill the same area. Memory grows with it, see `bytes_per_target`; the result does not depend on
             it. None is what 2 GiB hold.
+        before_step: called before each step; what it raises (a cancelled run) ends the work.
     Returns:
         float32 [T, H, W] on the CPU in the size of the guidance's picture, 1 = target.
     """
@@ -58,6 +60,8 @@ def matte_together(
         targets_per_step = max(1, _USUAL_BYTES // bytes_per_target(frame, picture.upsampled.itemsize))
     shown = guidance.network_mask
     for targets in _steps(windows, targets_per_step * frame.height * frame.width):
+        if before_step:
+            before_step()
         placed = in_one_size([windows[target] for target in targets], frame.height, frame.width)
         masks = [guidance.post_mask(target, window) for target, window in zip(targets, placed)]
         masks = torch.stack(masks).to(picture.upsampled.device, torch.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -98,6 +98,7 @@ def predict_pyramid(
     guidance: Guidance,
     targets_per_step: int = 1,
     device: torch.device | str | None = None,
+    before_step: Callable[[], None] | None = None,
 ) -> AlphaPyramid:
     """Runs Mask-to-Matte for every target of a picture.
 
@@ -105,6 +106,7 @@ def predict_pyramid(
         targets_per_step: how many targets go through the network together; memory grows with it, the result does not
             depend on it.
         device: where the pyramid is put together; None is the network's. Each target takes 12 MB at 1024 pixels.
+        before_step: called before each step; what it raises (a cancelled run) ends the work.
     Returns:
         pyramid of T entries on that device, in the order of the targets.
     Raises:
@@ -121,6 +123,8 @@ def predict_pyramid(
     shape = (len(guidance), 1, frame.side, frame.side)
     scales = tuple(torch.zeros(shape, device=device or weight.device) for _ in range(3))
     for start in range(0, len(guidance), targets_per_step):
+        if before_step:
+            before_step()
         part = slice(start, start + targets_per_step)
         count = len(masks[part])
         pyramid = m2m(features.expand(count, -1, -1, -1), image.expand(count, -1, -1, -1), masks[part])
@@ -136,6 +140,7 @@ def matte_targets(
     guidance: Guidance,
     options: MergeOptions = PUBLISHED_MERGE,
     targets_per_step: int | None = None,
+    before_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Predicts and merges every target of a picture, computing only what is seen in the mattes.
 
@@ -149,6 +154,8 @@ def matte_targets(
         guidance: for that picture, or `Guidance.at_content_size` of it.
         targets_per_step: on a GPU, how many targets that fill the picture may go together; see `matte_together`. A
             processor is fastest with one after the other.
+        before_step: called before each target, or on a GPU before those that go together; what it raises (a cancelled
+            run) ends the work.
     Returns:
         float32 [T, H, W] on the CPU in the size of the guidance's picture, 1 = target.
     Raises:
@@ -157,14 +164,18 @@ def matte_targets(
     _check_same_picture(picture.frame, guidance.frame, (picture.frame, picture.frame.at_content_size))
     weight = next(m2m.parameters())
     if merges_in_arrays(weight.device):
-        return matte_in_turn(m2m, picture, guidance, options)
+        return matte_in_turn(m2m, picture, guidance, options, before_step)
     if not isinstance(picture, PictureFeatures):
         picture = m2m.look_at(picture)
-    return matte_together(m2m, picture.to(weight), guidance, options, targets_per_step)
+    return matte_together(m2m, picture.to(weight), guidance, options, targets_per_step, before_step)
 
 
 def matte_in_turn(
-    m2m: FoldedMaskToMatte, picture: Embedding | PictureFeatures, guidance: Guidance, options: MergeOptions
+    m2m: FoldedMaskToMatte,
+    picture: Embedding | PictureFeatures,
+    guidance: Guidance,
+    options: MergeOptions,
+    before_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """`matte_targets` on a processor: one target after the other, each piece by piece."""
     frame = guidance.frame
@@ -172,6 +183,8 @@ def matte_in_turn(
     for target, box in enumerate(guidance.mask_windows()):
         if box is None:
             continue
+        if before_step:
+            before_step()
         # The mask is drawn in its rectangle alone; a rectangle of pixels that turn out to be 0 costs time, no more.
         around = reach_of_box(box, frame.height, frame.width, options)
         mask = guidance.post_mask(target, around).cpu()

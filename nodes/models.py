@@ -345,19 +345,26 @@ class SharedM2M(SharedModel):
         return self.within_memory(lambda _: self.network.look_at(embedding), 1)
 
     def predict(self, embedding: Embedding, guidance: Guidance) -> AlphaPyramid:
-        """The whole pyramid of every target, on the CPU, after `load`. See `predict_pyramid`."""
+        """The whole pyramid of every target, on the CPU, after `load`. See `predict_pyramid`; it can be cancelled."""
         from ..mam_model.matting import predict_pyramid
 
+        check = comfy.model_management.throw_exception_if_processing_interrupted
         at_once = self.fitting(self.predicting_bytes, _TARGETS_AT_ONCE)
-        return self.within_memory(lambda n: predict_pyramid(self.network, embedding, guidance, n, "cpu"), at_once)
+        return self.within_memory(
+            lambda n: predict_pyramid(self.network, embedding, guidance, n, "cpu", check), at_once
+        )
 
     def matte(self, picture: Embedding | PictureFeatures, guidance: Guidance, options: MergeOptions) -> Tensor:
-        """The mattes of every target, float32 [T, H, W] on the CPU, after `load`. See `matte_targets`."""
+        """The mattes of every target, float32 [T, H, W] on the CPU, after `load`; can be cancelled between them.
+
+        See `matte_targets`.
+        """
         from ..mam_model.matting import matte_targets
 
+        check = comfy.model_management.throw_exception_if_processing_interrupted
         frame = guidance.frame
         at_once = self.fitting(self.matting_bytes(frame.height, frame.width), _TARGETS_AT_ONCE)
-        return self.within_memory(lambda n: matte_targets(self.network, picture, guidance, options, n), at_once)
+        return self.within_memory(lambda n: matte_targets(self.network, picture, guidance, options, n, check), at_once)
 
 
 class SharedInContextDecoder(SharedModel):

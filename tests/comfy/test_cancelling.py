@@ -10,7 +10,7 @@ import pytest
 import torch
 from live_memory import LiveMemory
 
-from .graphs import boxes, disc, loaders, node, pictures, steps
+from .graphs import boxes, disc, loaders, node, pictures, steps, whole
 
 FRAMES = 5
 
@@ -187,6 +187,37 @@ def test_without_models_a_picture_of_many_targets_is_cancelled_between_them(comf
     monkeypatch.setattr(classical, "matte_without_models", cancelled_in_the_second)
     run = comfy.run(graph)
     assert run.interrupted and run.failed_node == "work" and len(begun) == 2
+
+
+NETWORK_PER_TARGET = {
+    "whole": ("mattes", ("mam_model.partial", "PartialPyramid", "read")),
+    "step": ("pyramid", ("mam_model.m2m", "FoldedMaskToMatte", "forward")),
+}
+
+
+@pytest.mark.parametrize("case", NETWORK_PER_TARGET)
+def test_mask_to_matte_is_cancelled_between_the_targets_of_a_picture(
+    comfy, tensors, tiny_sam, tiny_m2m, monkeypatch, case
+):
+    work, (module, owner, function) = NETWORK_PER_TARGET[case]
+    graph = {
+        "image": node(tensors(pictures(1, 32, 48))),
+        "prompt": boxes(json.dumps(THREE_BOXES)),
+        **loaders(tiny_sam, tiny_m2m),
+        **(whole() if case == "whole" else steps()),
+        "seen": node("PreviewAny", source=(work, 0)),
+    }
+    owner = getattr(comfy.module(module), owner)
+    original, targets = getattr(owner, function), set()
+
+    def cancelled(self, *args, **kwargs):
+        targets.add(id(self) if case == "whole" else len(targets))
+        comfy._nodes.interrupt_processing()
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(owner, function, cancelled)
+    run = comfy.run(graph)
+    assert run.interrupted and run.failed_node == work and len(targets) == 1
 
 
 def test_without_models_every_target_is_a_step_of_progress(comfy, tensors):

@@ -77,6 +77,11 @@ def room(monkeypatch, owner, name: str, count_of, most: int, error: Callable[[],
     return asked
 
 
+def at_once_of(network, picture, guidance, options, at_once: int, before_step) -> int:
+    """How many targets `matte_targets` is asked for at once, by the arguments that it is given."""
+    return at_once
+
+
 def matte_of(comfy, graph, kind) -> torch.Tensor:
     run = comfy.run(graph(kind))
     assert run.ok, run.error
@@ -110,7 +115,7 @@ def test_targets_that_do_not_fit_together_go_in_smaller_steps(
 ):
     usual = matte_of(comfy, graph, whole)
     comfy.reset()
-    asked = room(monkeypatch, comfy.module("mam_model.matting"), "matte_targets", lambda *args: args[-1], 2, error)
+    asked = room(monkeypatch, comfy.module("mam_model.matting"), "matte_targets", at_once_of, 2, error)
     torch.testing.assert_close(matte_of(comfy, graph, whole), usual, atol=2e-3, rtol=0)
     assert asked == 3 * [8, 4, 2]
     assert len(said()) == 6 and all("tiny_m2m" in line for line in said())
@@ -226,7 +231,7 @@ def test_an_error_that_has_nothing_to_do_with_memory_is_shown_at_once(
         monkeypatch,
         comfy.module("mam_model.matting"),
         "matte_targets",
-        lambda *args: args[-1],
+        at_once_of,
         0,
         lambda: RuntimeError("the cable is loose"),
     )
@@ -237,7 +242,7 @@ def test_an_error_that_has_nothing_to_do_with_memory_is_shown_at_once(
 
 def test_cancelling_is_not_taken_for_full_memory(comfy, graph, models, like_a_gpu, said, monkeypatch):
     cancelled = models.comfy.model_management.InterruptProcessingException
-    asked = room(monkeypatch, comfy.module("mam_model.matting"), "matte_targets", lambda *args: args[-1], 0, cancelled)
+    asked = room(monkeypatch, comfy.module("mam_model.matting"), "matte_targets", at_once_of, 0, cancelled)
     assert comfy.run(graph(whole)).interrupted
     assert asked == [8] and said() == []
 
