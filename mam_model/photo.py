@@ -61,7 +61,10 @@ def read_photo(path: str | os.PathLike) -> Photo:
         PhotoError: no such file, not a picture, damaged, of floating-point values, or of more than about 179 million
             pixels.
     """
-    picture = _opened(Path(path))
+    return _photo(_opened(Path(path)), path)
+
+
+def _photo(picture: Image.Image, path: str | os.PathLike) -> Photo:
     if picture.mode == "F":
         raise PhotoError(f"{path} holds floating-point values without a fixed range. Save it as PNG (8 or 16 bits).")
     if picture.mode.startswith("I"):
@@ -77,12 +80,16 @@ def read_photo(path: str | os.PathLike) -> Photo:
 def read_mask(path: str | os.PathLike) -> Tensor:
     """Reads a mask: its alpha when that says something, else its brightness.
 
+    Its levels say how much of a pixel is covered, not how bright it looks, so a colour profile changes nothing.
+
     Returns:
         float32 [H, W], 0..1, 1 = subject, upright.
     Raises:
         PhotoError: see `read_photo`.
     """
-    photo = read_photo(path)
+    picture = _opened(Path(path))
+    picture.info.pop("icc_profile", None)
+    photo = _photo(picture, path)
     if photo.alpha is not None and bool((photo.alpha < 1).any()):
         return photo.alpha
     return photo.image.mean(dim=-1)

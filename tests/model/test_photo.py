@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,18 @@ def test_a_mask_is_its_alpha_where_that_says_something_else_its_brightness(tmp_p
     two_pixels((255, 255, 255, 255), (0, 0, 0, 255), "RGBA").save(tmp_path / "brightness.png")
     assert read_mask(tmp_path / "alpha.png").tolist() == [[1, 0]]
     assert read_mask(tmp_path / "brightness.png").tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_the_levels_of_a_mask_are_its_own_whatever_its_colour_profile(tmp_path, mode):
+    brighter = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # Another exponent than sRGB's, under another name: 128 becomes 153 in a photo.
+    brighter = brighter.replace(struct.pack(">i", round(2.4 * 65536)), struct.pack(">i", round(1.8 * 65536)))
+    brighter = brighter.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+    Image.new("RGB", (1, 1), (128,) * 3).convert(mode).save(tmp_path / "mask.png", icc_profile=brighter)
+    if mode != "L":
+        assert read_photo(tmp_path / "mask.png").image[0, 0, 0] > 150 / 255
+    assert read_mask(tmp_path / "mask.png").tolist() == [[pytest.approx(128 / 255)]]
 
 
 def damaged(tmp_path, suffix: str):
