@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .layouts import EvaluationError
@@ -27,6 +27,7 @@ class Record:
         path: of the CSV file.
         rows: by the samples' names.
         is_resumed: whether there was a record to go on with.
+        written_ns: when its file was written last, in nanoseconds of the system's clock; 0 where there was none.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, object], overwrite: bool = False):
@@ -40,14 +41,16 @@ class Record:
         """
         self.path = Path(path)
         self.rows: dict[str, Row] = {}
+        self._lines: dict[str, str] = {}
         # As JSON has them, so that tuples and lists are the same.
         self._facts = json.loads(json.dumps(facts))
         self.is_resumed = self.path.exists() and not overwrite
+        self.written_ns = self.path.stat().st_mtime_ns if self.is_resumed else 0
         if self.is_resumed:
             self._read()
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, f"# {json.dumps(self._facts)}\n{_line(COLUMNS)}")
+            write_whole(self.path, self._head())
 
     def add(self, row: Row) -> None:
         """Keeps a picture's figures; they are in the file when this returns.
@@ -55,7 +58,8 @@ class Record:
         Raises:
             OSError: they could not be written, and nothing of them is in the file.
         """
-        line = _line([_spelled(row[column]) for column in COLUMNS]).encode("utf-8", _NAMES)
+        spelled = _line([_spelled(row[column]) for column in COLUMNS])
+        line = spelled.encode("utf-8", _NAMES)
         # One write of whole lines, so that stopping the program leaves no half of one.
         with open(self.path, "ab", buffering=0) as file:
             before = file.tell()
@@ -67,6 +71,18 @@ class Record:
                 file.truncate(before)
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.rows[str(row["name"])] = row
+        self._lines[str(row["name"])] = spelled
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Takes pictures out of the record and its file."""
+        forgotten = [name for name in names if self.rows.pop(name, None)]
+        for name in forgotten:
+            del self._lines[name]
+        if forgotten:
+            write_whole(self.path, self._head() + "".join(self._lines.values()))
+
+    def _head(self) -> str:
+        return f"# {json.dumps(self._facts)}\n{_line(COLUMNS)}"
 
     def _read(self) -> None:
         content = self.path.read_bytes()
@@ -92,6 +108,7 @@ class Record:
             # Half a line that a power failure left.
             write_whole(self.path, whole.decode("utf-8", _NAMES))
         self.rows = {str(row["name"]): row for row in read}
+        self._lines = {str(row["name"]): _line(cells) for row, cells in zip(read, rows)}
 
 
 def write_whole(path: Path, text: str) -> None:

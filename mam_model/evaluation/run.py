@@ -121,6 +121,9 @@ def evaluate(
     if not judges and not resumes:
         _clear(mattes, test_set.samples, scores, overwrite)
     record = Record(scores, settings.facts(), overwrite)
+    if resumes:
+        # Those beyond the limit, too: the record speaks of a later time as soon as anything is added.
+        _forget_changed(record, test_set.samples, job)
     todo = [sample for name, sample in samples.items() if name not in record.rows]
     failed: dict[str, str] = {}
     count = 0
@@ -167,6 +170,28 @@ def _clear(mattes: Path, samples: Sequence[Sample], scores: Path, overwrite: boo
     scores.unlink(missing_ok=True)
     for path in old:
         path.unlink()
+
+
+def _forget_changed(record: Record, samples: Sequence[Sample], job: Job) -> None:
+    """Forgets the figures of pictures whose files were changed since, and the mattes that were made of them."""
+    judges = job.settings.engine == "predictions"
+    changed = []
+    for sample in samples:
+        given = (_left_of(sample, job) or ()) if judges else (sample.picture, sample.mask)
+        files = (*sample.truths, sample.trimap, *given)
+        if any(_changed_ns(file, judges) >= record.written_ns for file in files if file):
+            changed.append(sample)
+    if not judges:
+        # First, since the record then speaks of a later time, and mattes that stayed would be measured.
+        for path in (path for sample in changed for path in matte_files(job.mattes, sample)):
+            path.unlink(missing_ok=True)
+    record.forget(sample.name for sample in changed)
+
+
+def _changed_ns(file: Path, moved: bool) -> int:
+    """When a file was last written, or, with `moved`, last put where it is with the time that it had elsewhere."""
+    stat = file.stat()
+    return max(stat.st_mtime_ns, stat.st_ctime_ns) if moved else stat.st_mtime_ns
 
 
 def _measure(

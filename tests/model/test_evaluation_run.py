@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import checkpoints
@@ -347,6 +348,43 @@ def test_mattes_of_a_stopped_run_are_not_made_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr("mam_model.evaluation.run.make_mattes", never)
     assert set(evaluate(test_set, settings, tmp_path / "out").rows) == {"0", "1"}
+
+
+def changed_later(file: Path, levels: np.ndarray, scores: Path) -> None:
+    """Saves the file anew, a second after the record was written, whatever the grain of the system's clock."""
+    save(file, levels)
+    later = scores.stat().st_mtime_ns + 10**9
+    os.utime(file, ns=(later, later))
+
+
+def test_mattes_to_judge_that_were_made_anew_are_measured_again_and_the_others_are_not(tmp_path, capsys):
+    data, theirs = own_pictures(tmp_path / "mine"), tmp_path / "theirs"
+    for number in range(3):
+        save(theirs / f"{number}.png", square(8 + 6 * number) * 0.5)
+    order = ("--data", data, "-o", tmp_path / "out", "--predictions", theirs)
+    assert run(*order) == 0
+    before = (tmp_path / "out" / "scores.csv").read_text().splitlines()
+    changed_later(theirs / "1.png", square(14), tmp_path / "out" / "scores.csv")
+    capsys.readouterr()
+    assert run(*order) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "SAD" in line] == ["[1/1] 1  SAD 0.00"]
+    after = (tmp_path / "out" / "scores.csv").read_text().splitlines()
+    assert after[:-1] == [line for line in before if not line.startswith("1,")]
+    assert [row["sad"] for row in read_scores(tmp_path / "out")][-1] == "0.0"
+
+
+@pytest.mark.parametrize("part", ["image", "alpha"])
+def test_a_picture_that_was_changed_is_matted_and_measured_again(tmp_path, part):
+    data = own_pictures(tmp_path / "mine")
+    scores = tmp_path / "out" / "scores.csv"
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 0
+    moved = square(30, 20)
+    changed_later(data / part / "1.png", photo(moved) if part == "image" else moved, scores)
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 0
+    assert run("--data", data, "-o", tmp_path / "anew", *FAST) == 0
+    rows = [{row["name"]: row["sad"] for row in read_scores(tmp_path / name)} for name in ("out", "anew")]
+    assert rows[0] == rows[1]
+    assert (levels(tmp_path / "out" / "mattes" / "1.png") == levels(tmp_path / "anew" / "mattes" / "1.png")).all()
 
 
 def test_mattes_that_were_taken_away_since_are_not_shown_and_their_figures_stay(tmp_path, capsys):
