@@ -164,6 +164,28 @@ def test_ctrl_c_ends_the_run_after_a_whole_step_with_a_checkpoint(config, tmp_pa
     assert losses(config.folder) == losses(whole.folder)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="processes are ended otherwise elsewhere")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_reaches_the_workers_too_ends_the_run_with_a_checkpoint(config, number):
+    """As a terminal sends Ctrl-C, and as torchrun, Slurm and systemd end all processes of a run together."""
+
+    def ending(sentence: str) -> None:
+        if sentence.startswith("[3/"):
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, number)
+            os.kill(os.getpid(), number)
+
+    several = replace(config, workers=1, say_every=1, schedule=Schedule(steps=2000, batch=2))
+    with pytest.raises(KeyboardInterrupt):
+        train(several, ending)
+    assert read_checkpoint(config.folder / "latest.pth")["iter"] == len(losses(config.folder)) >= 4
+    # What is still being drawn may be finished; then the workers have to be gone.
+    deadline = time.monotonic() + 30
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
+
+
 def test_a_process_that_has_trained_before_trains_with_workers_and_learns_the_same(config, tmp_path):
     """Workers that were forked from such a process were seen to wait for ever."""
     train(config, Told())
