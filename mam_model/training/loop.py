@@ -32,7 +32,7 @@ from .processes import Place, joined, with_shared_statistics
 from .progress import Progress
 from .samples import Samples, batches
 from .saving import read_checkpoint, remove_parts, restore, save_checkpoint, write_atomically
-from .validation import Unseen, unseen_pictures, validate
+from .validation import Read, unseen_pictures, validate
 from .weight_maps import weight_maps
 
 LATEST, BEST = "latest.pth", "best.pth"
@@ -160,7 +160,7 @@ class _Run:
             self._learn(progress, unseen)
         return self.latest
 
-    def _learn(self, progress: Progress | None, unseen: list[Unseen]) -> None:
+    def _learn(self, progress: Progress | None, unseen: list[Read]) -> None:
         config, schedule, place = self.config, self.config.schedule, self.place
         guide = FrozenSam(self.sam, config.embedding_cache)
         model = place.wrapped(self.network.train())
@@ -200,12 +200,14 @@ class _Run:
                 if stop:
                     raise KeyboardInterrupt
 
-    def _look_back(self, progress: Progress, unseen: list[Unseen], stop: bool) -> None:
+    def _look_back(self, progress: Progress, unseen: list[Read], stop: bool) -> None:
         """Validates and saves where it is time to, in the process that leads."""
         config, last = self.config, self.step == self.config.schedule.steps
         every = config.validation.every
+        validated = None
         if unseen and (last or self.step % every == 0):
-            validated = validate(self.network, self.sam, unseen, config.validation)
+            validated = validate(self.network, self.sam, unseen, config.validation, progress.skip)
+        if validated:
             errors = (validated.mad, validated.mse, validated.mask_mad, validated.mask_mse)
             if validated.sheet.size:
                 encoded = io.BytesIO()

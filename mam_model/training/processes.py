@@ -6,12 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .config import TrainingError
+
+# While one process validates, the others wait, which PyTorch takes for a fault after 10 minutes on graphics cards. A
+# process that ends is not waited for: torchrun then ends the others.
+_LONGEST_WAIT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def joined(device: str) -> Iterator[Place]:
             )
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_LONGEST_WAIT)
     try:
         yield Place(dist.get_rank(), world, chosen)
     finally:

@@ -205,8 +205,8 @@ def _begin_worker(_: int) -> None:
 
     import cv2
 
-    # Ctrl-C reaches all processes of a terminal, and SIGTERM those that torchrun, Slurm or systemd end together. The one
-    # that trains decides what becomes of it; when it is gone, its workers see that and end.
+    # Ctrl-C reaches all processes of a terminal, and SIGTERM those that torchrun, Slurm or systemd end together. The
+    # one that trains decides what becomes of it; when it is gone, its workers see that and end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # There are as many workers as the config wants; each with threads of its own would be too many.

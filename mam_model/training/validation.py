@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from ..photo import PhotoError
 from ..prompt import Prompt
 from ..sam import Sam
 from .config import Config, TrainingError, Validation
-from .folders import find_pairs, read_pair
+from .folders import Pair, find_pairs, read_pair
 from .samples import prompt_for, tight_box
 from .weight_maps import generator
 
@@ -31,6 +32,10 @@ class Unseen:
     picture: np.ndarray
     alpha: np.ndarray
     prompt: Prompt
+
+
+# Reads a picture for validation, and may raise PhotoError. Those of a whole test set are more than memory holds.
+Read = Callable[[], Unseen]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +56,10 @@ class Validated:
     sheet: np.ndarray
 
 
-def unseen_pictures(config: Config, side: int, say: Callable[[str], None], skip: Callable[[str], None]) -> list[Unseen]:
+def unseen_pictures(config: Config, side: int, say: Callable[[str], None], skip: Callable[[str], None]) -> list[Read]:
     """The pictures of the config's [validation]. Drawn ones have seeds that training never draws.
+
+    Those of its folders are read once here, to know which of them can be, and again whenever they are asked for.
 
     Args:
         side: of drawn pictures in pixels.
@@ -63,24 +70,31 @@ def unseen_pictures(config: Config, side: int, say: Callable[[str], None], skip:
     """
     wanted = config.validation
     kinds = wanted.kinds or (config.rendered.kinds if config.rendered else ())
-    found = []
+    found: list[Read] = []
     for number in range(wanted.rendered):
-        found.append(_drawn(config, number, side, kinds))
+        drawn = _drawn(config, number, side, kinds)
+        found.append(lambda drawn=drawn: drawn)
     if wanted.pictures:
         pairs, left_out = find_pairs(wanted.pictures, wanted.alphas)
         for sentence in left_out:
             say(sentence)
         for pair in pairs:
+            read = partial(_read, config, pair)
             try:
-                picture, alpha = read_pair(pair)
+                read()
             except PhotoError as error:
                 skip(str(error))
                 continue
-            rng = generator(config.seed, "validation", pair.name)
-            found.append(Unseen(picture, alpha, prompt_for(rng, alpha, config.prompt)))
+            found.append(read)
         if len(found) == wanted.rendered:
             raise TrainingError(f"None of the {len(pairs)} pictures in {wanted.pictures} can be used to validate.")
     return found
+
+
+def _read(config: Config, pair: Pair) -> Unseen:
+    picture, alpha = read_pair(pair)
+    rng = generator(config.seed, "validation", pair.name)
+    return Unseen(picture, alpha, prompt_for(rng, alpha, config.prompt))
 
 
 def _drawn(config: Config, number: int, side: int, kinds: Sequence[str]) -> Unseen:
@@ -97,26 +111,38 @@ def _drawn(config: Config, number: int, side: int, kinds: Sequence[str]) -> Unse
 
 
 @torch.no_grad()
-def validate(network: MaskToMatte, sam: Sam, pictures: Sequence[Unseen], wanted: Validation) -> Validated:
+def validate(
+    network: MaskToMatte, sam: Sam, pictures: Sequence[Read], wanted: Validation, skip: Callable[[str], None]
+) -> Validated | None:
     """Mattes the pictures as the library does, from their prompts, and compares them with the true alphas.
 
     The network is in eval mode meanwhile, and afterwards as it was before.
 
     Args:
         wanted: says how many of the pictures the sheet shows, and what the scales are merged from.
+        skip: is told of each file that can no longer be used, and the means are without it.
+    Returns:
+        None when none of the pictures can be used any more.
     """
     was_training = network.training
     network.eval()
     try:
         errors, rows = [], []
-        for number, unseen in enumerate(pictures):
+        for read in pictures:
+            try:
+                unseen = read()
+            except PhotoError as error:
+                skip(str(error))
+                continue
             panels = _matted(network, sam, unseen, wanted.guidance)
             mask, matte = panels[1], panels[5]
             errors.append([error(x, unseen.alpha) for x in (matte, mask) for error in (mad, mse)])
-            if number < wanted.shown:
+            if len(rows) < wanted.shown:
                 rows.append(np.concatenate([_panel(panel) for panel in panels], axis=1))
     finally:
         network.train(was_training)
+    if not errors:
+        return None
     sheet = np.concatenate(rows) if rows else np.zeros((0, 0, 3), np.uint8)
     return Validated(*np.mean(errors, axis=0).tolist(), sheet)
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 import types
+import weakref
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import cv2
@@ -34,9 +36,10 @@ from mam_model.training.config import (
     TrainingError,
     Validation,
 )
+from mam_model.training.folders import read_pair
 from mam_model.training.guidance import FrozenSam
 from mam_model.training.loop import clip_gradients, train
-from mam_model.training.processes import Place, SharedBatchNorm2d
+from mam_model.training.processes import Place, SharedBatchNorm2d, joined
 from mam_model.training.progress import Table
 from mam_model.training.samples import Samples
 from mam_model.training.saving import read_checkpoint
@@ -368,6 +371,47 @@ def test_validation_of_which_nothing_can_be_used_ends_the_run_before_it_begins(c
     assert not (config.folder / "latest.pth").exists()
 
 
+def pairs_to_validate(folder: Path, count: int) -> Validation:
+    alpha = np.zeros((80, 80), np.uint8)
+    alpha[20:60, 10:60] = 255
+    for name in ("images", "mattes"):
+        (folder / name).mkdir()
+        for number in range(count):
+            Image.fromarray(alpha).save(folder / name / f"{number}.png")
+    return Validation(every=2, rendered=0, pictures=folder / "images", alphas=folder / "mattes")
+
+
+def test_pictures_to_validate_are_read_for_each_round_and_not_kept_in_memory(config, tmp_path, monkeypatch):
+    read = []
+
+    def remembered(pair):
+        picture, alpha = read_pair(pair)
+        # Those of rounds before, and of this one's other pictures, are gone by now.
+        assert sum(there() is not None for there in read) <= 1
+        read.append(weakref.ref(picture))
+        return picture, alpha
+
+    monkeypatch.setattr("mam_model.training.validation.read_pair", remembered)
+    train(replace(config, validation=pairs_to_validate(tmp_path, 4)), Told())
+    assert len(read) == 4 * (1 + 2)
+
+
+def test_pictures_that_are_gone_when_it_is_time_to_validate_are_named_and_the_run_goes_on(config, tmp_path):
+    wanted, told = pairs_to_validate(tmp_path, 2), Told()
+
+    def taking(sentence: str) -> None:
+        told(sentence)
+        if sentence.startswith(("[1/4]", "[3/4]")):
+            (tmp_path / "images" / f"{sentence[1] == '3':d}.png").unlink()
+
+    train(replace(config, validation=wanted, say_every=1), taking)
+    assert "0.png" in told and "1.png" in told
+    # Of the second round nothing was left to measure.
+    table = (config.folder / "validation.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table[1:]] == ["2"]
+    assert read_checkpoint(config.folder / "latest.pth")["iter"] == 4
+
+
 def test_a_run_whose_folder_is_a_file_is_refused_in_a_sentence(config):
     config.folder.touch()
     with pytest.raises(TrainingError, match=f"{config.folder.name} is a file, and a folder is needed there"):
@@ -537,6 +581,17 @@ def group():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+def test_processes_wait_for_the_one_that_validates_as_long_as_it_takes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = {}
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **words: said.update(words))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with joined("cpu") as place:
+        assert (place.rank, place.world) == (1, 2)
+    assert said["timeout"] >= timedelta(hours=12)
 
 
 def test_shared_batch_statistics_of_one_process_are_plain_batch_normalisation(group):
