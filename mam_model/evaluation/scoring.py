@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..metrics import KINDS, QUALITY_KINDS, EmptyBandError, instance_matting_quality, score_matte
+from ..metrics import KINDS, QUALITY_KINDS, EmptyBandError, instance_matting_quality, match_instances, score_matte
 from ..photo import read_mask, read_photo, write_picture
 from .engines import Engine, Task
 from .layouts import EvaluationError, Sample, pictures_in
@@ -52,8 +52,9 @@ def found_mattes(folder: Path, sample: Sample, instances: bool) -> tuple[Path, .
         return tuple(found.values())
     # A dot may be part of a name, so the suffix is not cut off with Path.with_suffix.
     for suffix in (".png", ".tif", ".tiff", ".webp", ".jpg", ".jpeg", ".bmp"):
-        if (path := folder / f"{sample.name}{suffix}").is_file():
-            return (path,)
+        for spelled in (suffix, suffix.upper()):
+            if (path := folder / f"{sample.name}{spelled}").is_file():
+                return (path,)
     raise EvaluationError(f"There is no matte for it in {folder}; expected is {sample.name}.png.")
 
 
@@ -81,7 +82,8 @@ def score_sample(sample: Sample, mattes: tuple[Path, ...], instances: bool, sett
 
     Args:
         mattes: files, in the order of the targets; of another number only in sets of instances, where then only
-            instance matting quality is measured.
+            instance matting quality is measured. Several that have not the names of the true ones are paired with them
+            by what they cover, whatever their order.
         instances: whether to measure that.
     Raises:
         PhotoError: a file cannot be read.
@@ -94,7 +96,9 @@ def score_sample(sample: Sample, mattes: tuple[Path, ...], instances: bool, sett
     row.update(name=sample.name, width=size[1], height=size[0], targets=len(truths))
     row["found"] = int((predicted > 0).flatten(1).any(dim=1).sum()) if len(predicted) else 0
     if len(predicted) == len(truths):
-        row.update(_errors(predicted, truths, _trimaps(sample, truths, settings), settings))
+        named = [path.stem for path in mattes] == [path.stem for path in sample.truths]
+        paired = predicted if named or len(truths) == 1 else _paired(predicted, truths)
+        row.update(_errors(paired, truths, _trimaps(sample, truths, settings), settings))
     elif not instances:
         raise EvaluationError(f"There are {len(predicted)} mattes for it, and {len(truths)} targets.")
     if instances:
@@ -102,6 +106,13 @@ def score_sample(sample: Sample, mattes: tuple[Path, ...], instances: bool, sett
         row.update({f"imq_{kind}": getattr(quality, kind) for kind in QUALITY_KINDS})
         row.update(tp=quality.tp, fp=quality.fp, fn=quality.fn)
     return row
+
+
+def _paired(predicted: Tensor, truths: Tensor) -> Tensor:
+    """The mattes in the order of the targets that they match; those that match none take the places that are left."""
+    found = {target: matte for matte, target in match_instances(predicted, truths)}
+    left = iter([matte for matte in range(len(predicted)) if matte not in found.values()])
+    return predicted[[found[target] if target in found else next(left) for target in range(len(truths))]]
 
 
 def _errors(predicted: Tensor, truths: Tensor, trimaps: Tensor, settings: Settings) -> Row:

@@ -149,6 +149,8 @@ def test_known_answer_one_of_two_people_found_and_faint(tmp_path):
     row = score_sample(sample, mattes[::-1], True, SETTINGS)
     assert (row["tp"], row["fp"], row["fn"], row["found"]) == (1, 1, 1, 1)
     assert row["sad"] == pytest.approx((400 + 400 * 11 / 255) / 1000 / 2)
+    # Their names do not tell of whom they are, so their order does not count.
+    assert score_sample(sample, mattes, True, SETTINGS) == row
 
 
 def test_no_instance_found_is_a_picture_of_quality_0(tmp_path):
@@ -191,6 +193,8 @@ def test_predictions_are_found_under_the_names_of_the_pictures(tmp_path):
     plain = Sample("a.b", tmp_path / "a.b.jpg", (tmp_path / "a.b.png",))
     save(tmp_path / "p" / "a.b.webp", np.zeros((3, 3)))
     assert found_mattes(tmp_path / "p", plain, False) == (tmp_path / "p" / "a.b.webp",)
+    save(tmp_path / "loud" / "a.b.PNG", np.zeros((3, 3)))
+    assert found_mattes(tmp_path / "loud", plain, False)[0].is_file()
     two = Sample("c", tmp_path / "c.jpg", (tmp_path / "t" / "00.png", tmp_path / "t" / "01.png"))
     with pytest.raises(EvaluationError, match="expected is c.png"):
         found_mattes(tmp_path / "p", two, True)
