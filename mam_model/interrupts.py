@@ -1,7 +1,10 @@
-"""Ctrl-C, which reaches every process of a terminal, is the affair of the first one alone, at a time that suits it."""
+"""Ctrl-C, which reaches every process of a terminal, is the affair of the first one alone, at a time that suits it; and
+when that one is gone, so are those that it started."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -53,3 +56,16 @@ def stop_noted() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Ends this process, which another one started, as soon as that one has ended, however it did.
+
+    A process that was killed cannot end those that it started. They would work on for hours, or wait for work for ever.
+    """
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..interrupts import unheard_by_children
+from ..interrupts import end_with_parent, unheard_by_children
 from ..photo import write_picture
 from ..places import sentence
 from .engines import Files, build_engine, build_pointer
@@ -256,6 +256,7 @@ def _begin_worker(stop: Event) -> None:
     _stop = stop
     # Ctrl-C reaches every process of a terminal; what to do then is decided in the first one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     torch.set_num_threads(1)
 
 

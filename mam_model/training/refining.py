@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..interrupts import stop_noted, unheard_by_children
+from ..interrupts import end_with_parent, stop_noted, unheard_by_children
 from ..m2m import AlphaPyramid
 from ..photo import PhotoError, read_photo
 from ..refiner import MaskRefiner, read_weights
@@ -393,7 +393,7 @@ def fill_gallery(folder: Path, photos: Sequence[Path], recipe: Recipe, worker: i
 def _fill_aside(folder: Path, *arguments) -> None:
     # Ctrl-C reaches every process of a terminal; the one that trains ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if hasattr(os, "nice"):
         # The steps are what the run waits for.
         os.nice(5)
@@ -401,12 +401,6 @@ def _fill_aside(folder: Path, *arguments) -> None:
         fill_gallery(folder, *arguments)
     except OSError as error:
         raise SystemExit(f"No more pictures could be rendered into {folder}: {error.strerror or error}.") from error
-
-
-def _end_with_parent() -> None:
-    """A process that was killed cannot end those that it started; they would render on for hours."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _usable(

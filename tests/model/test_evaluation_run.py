@@ -6,6 +6,10 @@ import csv
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import checkpoints
@@ -334,6 +338,41 @@ def test_workers_find_the_same_and_keep_what_they_had_begun_when_stopped(tmp_pat
     assert together.rows.keys() == alone.rows.keys() >= kept
     by_name = [sorted((tmp_path / name / "scores.csv").read_text().splitlines()) for name in ("out", "alone")]
     assert by_name[0] == by_name[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are listed otherwise elsewhere")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_a_run_that_is_killed(tmp_path, number):
+    """They would wait for work for ever, each with PyTorch in memory."""
+    data = own_pictures(tmp_path / "mine", 200)
+    words = ("-m", "mam_model", "evaluate", "--data", data, "-o", tmp_path / "out", "--workers", 2, *FAST)
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE
+    )
+    # The first line says what was found, the second is the first picture's.
+    assert len([process.stderr.readline() for _ in range(2)]) == 2
+    workers = children_of(process.pid)
+    assert len(workers) >= 2
+    process.send_signal(number)
+    process.wait()
+    process.stderr.close()
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_alive, workers))
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie, whose new parent has not looked for it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_mattes_of_a_stopped_run_are_not_made_again(tmp_path, monkeypatch):

@@ -697,7 +697,7 @@ def test_a_full_disk_ends_the_rendering_with_a_sentence(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(recipe_of, "write_atomically", full)
     monkeypatch.setattr(recipe_of, "GALLERY_PX", 32)
-    monkeypatch.setattr(recipe_of, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(recipe_of, "end_with_parent", lambda: None)
     monkeypatch.setattr(os, "nice", lambda steps: None, raising=False)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     with pytest.raises(SystemExit, match="No more pictures could be rendered into .*gallery: No space left on device"):
