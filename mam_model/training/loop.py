@@ -118,6 +118,7 @@ class _Run:
         self.optimizer = torch.optim.Adam(self.learned, lr=config.schedule.learning_rate, betas=config.schedule.betas)
         self.settings = _settings(config, sam_file.name, self.samples.fingerprint)
         self.step, self.loss, self.average_norm = 0, math.nan, 0.0
+        self.validation, self.validated_from = _compared(config), 0
         for name in (LATEST, BEST):
             # The first checkpoint is written after hours, which would be lost.
             if found := obstacle(config.folder / name):
@@ -140,6 +141,11 @@ class _Run:
         self.step, self.loss = saved["iter"], saved["loss"]
         self.average_norm = progress["average_gradient_norm"]
         self.saved_step = self.step
+        # Checkpoints of earlier versions do not say.
+        self.validated_from = progress.get("validated_from", 0)
+        if progress.get("validation", self.validation) != self.validation:
+            self.validated_from = self.step
+            self.say(f"The validation is another than before, so {BEST} will be the best from here on.")
 
     def to_the_end(self) -> Path:
         config, steps = self.config, self.config.schedule.steps
@@ -154,6 +160,7 @@ class _Run:
         for name in (LATEST, BEST):
             remove_parts(config.folder / name)
         with closing(Progress(config.folder, self.step, steps, self.say, config.tensorboard)) as progress:
+            progress.validated_from = self.validated_from
             unseen = []
             if config.validation.every:
                 unseen = unseen_pictures(config, self.sam.config.image_size, self.say, progress.skip)
@@ -226,6 +233,8 @@ class _Run:
             "last_epoch": self.step,
             "average_gradient_norm": self.average_norm,
             "settings": json.dumps(self.settings),
+            "validation": self.validation,
+            "validated_from": self.validated_from,
         }
         save_checkpoint(path, self.network, self.optimizer, step=self.step, loss=self.loss, progress=progress)
 
@@ -279,6 +288,13 @@ def _settings(config: Config, sam_name: str, fingerprint: str) -> dict:
             {key: v for key, v in source.items() if key not in ("pictures", "alphas")} for source in kept[name]
         ]
     return json.loads(json.dumps({**kept, "sam": sam_name, "names of the data's files": fingerprint}))
+
+
+def _compared(config: Config) -> str:
+    """What two rounds of validation have to have in common for their errors to be compared."""
+    wanted = config.validation
+    folders = [folder and folder.name for folder in (wanted.pictures, wanted.alphas)]
+    return json.dumps([wanted.rendered, wanted.kinds, wanted.guidance, folders])
 
 
 def _difference(name: str, was: object, now: object) -> tuple[str, object, object]:

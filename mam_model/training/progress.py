@@ -59,11 +59,14 @@ class Progress:
         first: how many steps were made before.
         say: takes sentences for the user.
         tensorboard: whether to write its log; without the package a sentence says so.
+    Attributes:
+        validated_from: the step after which the rounds of validation can be compared with those to come.
     """
 
     def __init__(self, folder: Path, first: int, steps: int, say: Callable[[str], None], tensorboard: bool):
         self.losses = Table(folder / "losses.csv", LOSS_COLUMNS, first)
         self.validations = Table(folder / "validation.csv", VALIDATION_COLUMNS, first)
+        self.validated_from = 0
         self.skipped: Counter[str] = Counter()
         self._say = say
         self._steps = steps
@@ -95,7 +98,8 @@ class Progress:
 
     def validated(self, step: int, mad: float, mse: float, mask_mad: float, mask_mse: float, sheet: np.ndarray) -> bool:
         """Notes a round of validation. Returns whether its mean absolute difference is the lowest so far."""
-        best = min((row[1] for row in self.validations.rows), default=float("inf"))
+        comparable = (row[1] for row in self.validations.rows if row[0] > self.validated_from)
+        best = min(comparable, default=float("inf"))
         self.validations.add(step, mad, mse, mask_mad, mask_mse)
         self._say(
             f"[{step}/{self._steps}] unseen pictures: MAD {1000 * mad:.2f}, MSE {1000 * mse:.2f} "

@@ -97,6 +97,17 @@ class Told(list):
         return any(part in sentence for sentence in self)
 
 
+class StopAfter:
+    """Presses Ctrl-C when the run says this; the step after it is the last."""
+
+    def __init__(self, beginning: str):
+        self._beginning = beginning
+
+    def __call__(self, sentence: str) -> None:
+        if sentence.startswith(f"{self._beginning} loss"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def losses(folder: Path) -> list[list[float]]:
     """Step, loss, learning rate and gradient norm of every step."""
     lines = (folder / "losses.csv").read_text().splitlines()[1:]
@@ -341,6 +352,27 @@ def test_validation_shows_and_measures_pictures_and_keeps_the_best(config):
     assert sheet.shape == (2 * 256, 7 * 256, 3)
     best = min(table[1:], key=lambda line: float(line.split(",")[1])).split(",")[0]
     assert str(read_checkpoint(config.folder / "best.pth")["iter"]) == best
+
+
+def test_the_best_of_another_validation_is_not_compared_with(config, tmp_path):
+    """What is easier to matte would stay the best for good."""
+    easy = replace(config, validation=Validation(every=1, rendered=1, shown=0), save_every=1)
+    stop, told = StopAfter("[2/4]"), Told()
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(easy, say_every=1), stop)
+    # As if nothing had been wrong with the easy ones.
+    table = config.folder / "validation.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(f"{step},0.0,0.0,0.0,0.0" for step in (1, 2, 3))]) + "\n")
+    train(easy, Told())
+    assert read_checkpoint(config.folder / "best.pth")["iter"] < 4
+    other = replace(easy, folder=tmp_path / "other")
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(other, say_every=1), stop)
+    (other.folder / "validation.csv").write_text(table.read_text())
+    train(replace(other, validation=Validation(every=1, rendered=2, shown=0)), told)
+    assert "best.pth will be the best from here on" in told
+    assert read_checkpoint(other.folder / "best.pth")["iter"] == 4
 
 
 def test_what_has_no_partner_in_validation_is_named_and_not_counted_as_a_file_that_was_drawn(config, tmp_path):
