@@ -79,6 +79,8 @@ def train(config: Config, say: Callable[[str], None] = print) -> Path:
                 "schedule.batch, which makes it a run of a folder of its own."
             ) from error
         except RuntimeError as error:
+            if lost := place.lost_others(error):
+                raise TrainingError(lost) from error
             # PyTorch has no class of its own for it.
             if not str(error).startswith("DataLoader worker"):
                 raise

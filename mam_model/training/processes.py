@@ -16,7 +16,7 @@ from .config import TrainingError
 
 # While one process validates, the others wait, which PyTorch takes for a fault after 10 minutes on graphics cards. A
 # process that ends is not waited for: torchrun then ends the others.
-_LONGEST_WAIT = timedelta(days=1)
+_LONGEST_WAIT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,16 @@ class Place:
         total = total.detach().clone()
         dist.all_reduce(total)
         return total / self.world
+
+    def lost_others(self, error: RuntimeError) -> str | None:
+        """A sentence where the error is that another process cannot be reached, most often because it has ended."""
+        # Gloo has no class of its own for it.
+        if self.world == 1 or not (isinstance(error, dist.DistBackendError) or "/gloo/" in str(error)):
+            return None
+        return (
+            f"Process {self.rank} of {self.world} ends, because another one has ended or cannot be reached. The reason "
+            f"is what that one said. ({str(error).splitlines()[0]})"
+        )
 
     def wrapped(self, network: nn.Module) -> nn.Module:
         """The network as it is to be called in training: with gradients and batch statistics of all processes."""

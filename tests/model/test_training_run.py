@@ -623,7 +623,7 @@ def test_processes_wait_for_the_one_that_validates_as_long_as_it_takes(monkeypat
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     with joined("cpu") as place:
         assert (place.rank, place.world) == (1, 2)
-    assert said["timeout"] >= timedelta(hours=12)
+    assert said["timeout"] >= timedelta(hours=1)
 
 
 def test_shared_batch_statistics_of_one_process_are_plain_batch_normalisation(group):
@@ -667,3 +667,28 @@ def test_two_processes_learn_what_one_does(config, tmp_path):
     assert first_of_two[1] == pytest.approx(first_of_one[1], rel=1e-5)
     assert first_of_two[3] == pytest.approx(first_of_one[3], rel=1e-4)
     assert len(losses(two.folder)) == 3
+
+
+@pytest.mark.slow
+def test_where_one_process_ends_with_a_sentence_the_other_shows_no_traceback(config, tmp_path):
+    for folder in ("images", "mattes"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_text("no picture")
+    file = toml(config, tmp_path / "config.toml")
+    unusable = "[validation]\nrendered = 0\npictures = 'images'\nalphas = 'mattes'\n"
+    file.write_text(file.read_text().replace("[validation]\nevery = 0\n", unusable))
+    process = command(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "mam_model", "train", file
+    )
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "can be used to validate" in errors
+    assert "[rank1]" not in errors
+
+
+def test_only_what_the_network_between_processes_says_is_laid_to_another_one():
+    several, alone = Place(1, 2, torch.device("cpu")), Place(0, 1, torch.device("cpu"))
+    closed = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    assert "Process 1 of 2 ends" in several.lost_others(closed)
+    assert several.lost_others(RuntimeError("shapes do not fit")) is None
+    assert alone.lost_others(closed) is None
