@@ -322,6 +322,29 @@ class TestDrawing:
         assert bench.points() == []
         assert bench.page.evaluate(f"{_EDITORS}.length") == 1
 
+    def test_delete_and_arrows_during_a_drag_take_neither_the_node_nor_what_is_not_drawn_yet(self, bench):
+        bench.page.mouse.move(*bench.at(100, 100))
+        bench.page.mouse.down()
+        bench.page.mouse.move(*bench.at(140, 190))
+        bench.press("ArrowLeft")
+        assert near(bench.points()[0][:2], (140, 190))
+        bench.press("Delete")
+        bench.page.mouse.up()
+        assert bench.page.evaluate(f"{_EDITORS}.length") == 1
+        assert bench.value()["targets"] == []
+
+    def test_delete_gives_up_a_box_that_is_drawn_by_keys(self, bench):
+        bench.page.locator(".mam-editor").first.focus()
+        bench.press("b")
+        bench.arrows(Right=1)
+        for key, towards in (("Delete", ("Right", "Down")), ("Shift+C", ("Left", "Up"))):
+            bench.press("Enter")
+            bench.arrows(shift=True, **dict.fromkeys(towards, 4))
+            assert bench.prompt()["box"]["width"] > 10
+            bench.press(key)
+            assert bench.value()["targets"] == []
+        assert bench.page.evaluate(f"{_EDITORS}.length") == 1
+
     def test_delete_after_a_double_click_takes_no_other_point(self, bench):
         for x in (100, 200, 300):
             bench.click(x, 190)
@@ -501,6 +524,34 @@ class TestDrawing:
         strokes = bench.prompt()["strokes"]
         assert [stroke["kind"] for stroke in strokes] == ["foreground", "background", "eraser"]
         assert near(strokes[-1]["path"][:2], (200, 150)) and near(strokes[-1]["path"][-2:], (200, 230))
+
+    def test_a_palm_neither_keeps_the_pen_from_drawing_nor_takes_its_stroke_away(self, bench):
+        bench.click(10, 10)
+        bench.press("p")
+        input = bench.page.context.new_cdp_session(bench.page)
+        palm = dict(zip("xy", bench.at(400, 300)))
+
+        def touch(kind: str, *points: dict):
+            input.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})
+
+        def pen(kind: str, buttons: int, x: float, y: float):
+            about = {"pointerType": "pen", "button": "left", "buttons": buttons, "clickCount": 1}
+            input.send("Input.dispatchMouseEvent", {"type": kind, **about, **dict(zip("xy", bench.at(x, y)))})
+
+        for first in ("palm", "pen"):
+            if first == "palm":
+                touch("touchStart", palm)
+            pen("mousePressed", 1, 150, 190)
+            if first == "pen":
+                touch("touchStart", palm)
+            pen("mouseMoved", 1, 200, 200)
+            touch("touchCancel")
+            pen("mouseMoved", 1, 250, 190)
+            pen("mouseReleased", 0, 250, 190)
+            bench.settle()
+            (stroke,) = bench.prompt()["strokes"]
+            assert near(stroke["path"][:2], (150, 190)) and near(stroke["path"][-2:], (250, 190))
+            bench.press("Control+z")
 
     def test_without_models_the_classical_engine_answers(self, opened):
         opened.build(models=None)

@@ -330,6 +330,19 @@ test("the palm of the hand that holds the pen neither draws nor zooms", () => {
   assert.equal(tools.busy, false);
 });
 
+test("a palm that the system takes back while the pen draws has no part in what it draws, a finger has in its own", () => {
+  const tools = new Tools();
+  const on = surface({ tool: "brush" });
+  tools.press(on, pointer(20, 20, { id: 1, type: "pen" }));
+  tools.press(on, pointer(300, 150, { id: 8, type: "touch" }));
+  assert.deepEqual([tools.uses(1), tools.uses(8), tools.touched], [true, false, false]);
+  tools.cancel();
+  tools.press(on, pointer(300, 150, { id: 8, type: "touch" }));
+  assert.deepEqual([tools.uses(8), tools.touched], [true, true]);
+  tools.cancel();
+  assert.deepEqual([tools.uses(8), tools.touched], [false, false]);
+});
+
 test("the hand, the space bar and the middle button move the picture and draw nothing", () => {
   for (const [on, button] of /** @type {[Surface, number][]} */ ([
     [surface({ tool: "pan" }), 0],

@@ -245,9 +245,9 @@ export class PromptEditor {
       chooseBrushKind: (kind) => this.#change(() => (this.#brushKind = kind)),
       chooseBrushWidth: (width) => this.#setBrushWidth(width),
       chooseTarget: (index) => this.#chooseTarget(index),
-      renameTarget: (index, name) => this.#edit((drawing) => renameTarget(drawing, index, name)),
-      recolourTarget: (index, color) => this.#edit((drawing) => recolour(drawing, index, color)),
-      hideTarget: (index, hidden) => this.#edit((drawing) => hideTarget(drawing, index, hidden)),
+      renameTarget: (index, name) => this.#editTarget(index, (drawing) => renameTarget(drawing, index, name)),
+      recolourTarget: (index, color) => this.#editTarget(index, (drawing) => recolour(drawing, index, color)),
+      hideTarget: (index, hidden) => this.#editTarget(index, (drawing) => hideTarget(drawing, index, hidden)),
       deleteTarget: (index) => this.#deleteTarget(index),
       openList: (open) => this.#change(() => (this.#listOpen = open)),
       chooseFrame: (frame) => this.#chooseFrame(frame),
@@ -781,6 +781,16 @@ export class PromptEditor {
     }
   }
 
+  /**
+   * @param {number} index of a target that may be there only until the gesture under way is given up
+   * @param {(drawing: Drawing) => Drawing} edit
+   * @returns {boolean} whether it was made
+   */
+  #editTarget(index, edit) {
+    this.#abandonGesture();
+    return this.drawing.targets[index] !== undefined && this.#edit(edit);
+  }
+
   /** @param {boolean} gesture whether it goes on: the last of a gesture names every target it changed on its way */
   #tellEdit(gesture) {
     const { drawing } = this;
@@ -857,6 +867,9 @@ export class PromptEditor {
   #abandonGesture() {
     if (!this.#tools.busy && this.#draft === null) {
       return;
+    }
+    if (this.#drawsByKeys) {
+      this.#notice = null;
     }
     this.#tools.cancel();
     this.#settle({});
@@ -956,6 +969,7 @@ export class PromptEditor {
   }
 
   #clear() {
+    this.#abandonGesture();
     if (this.otherPicture) {
       this.#clearAll();
       return;
@@ -992,12 +1006,9 @@ export class PromptEditor {
 
   /** @param {number} index */
   #deleteTarget(index) {
-    if (this.drawing.targets[index] === undefined) {
-      return;
-    }
-    const deleted = this.#edit((drawing) => deleteTarget(drawing, index));
-    if (deleted && this.#active > index) {
-      this.#active -= 1;
+    const active = this.#active > index ? this.#active - 1 : this.#active;
+    if (this.#editTarget(index, (drawing) => deleteTarget(drawing, index))) {
+      this.#active = active;
     }
     this.#selection = null;
     this.#keepActiveInRange();
@@ -1031,6 +1042,7 @@ export class PromptEditor {
 
   /** @param {boolean} alone whether what is drawn counts for this frame alone */
   #chooseScope(alone) {
+    this.#abandonGesture();
     this.#change(() => (this.#frameAlone = alone));
     if (!alone && hasOwnPrompt(this.drawing.targets[this.#active], this.#frame)) {
       this.#edit((drawing) => clearFrame(drawing, this.#active, this.#frame));
@@ -1045,6 +1057,11 @@ export class PromptEditor {
   }
 
   #deleteSelected() {
+    if (this.#tools.busy) {
+      // What is selected meanwhile is only being drawn.
+      this.#abandonGesture();
+      return;
+    }
     // What lay under the pointer when it moved last may be gone, and its number another's.
     const hit = this.#selection ?? (this.#pointerAt && this.#tools.hover(this.#surface(), this.#pointerAt).hit);
     if (hit === null) {
@@ -1127,7 +1144,7 @@ export class PromptEditor {
     stage.addEventListener("pointerdown", (event) => this.#onPointerDown(event), on);
     stage.addEventListener("pointermove", (event) => this.#onPointerMove(event), on);
     stage.addEventListener("pointerup", (event) => this.#onPointerUp(event), on);
-    stage.addEventListener("pointercancel", () => this.#abandonGesture(), on);
+    stage.addEventListener("pointercancel", (event) => this.#onPointerCancel(event), on);
     stage.addEventListener("pointerleave", () => this.#onPointerLeave(), on);
     stage.addEventListener("wheel", (event) => this.#onWheel(event), { signal, passive: false });
     root.addEventListener("contextmenu", (event) => this.#onContextMenu(event), on);
@@ -1232,7 +1249,10 @@ export class PromptEditor {
       return;
     }
     // When the graph takes the element away under a pointer, nothing tells that it was lifted.
-    if (event.isPrimary && this.#tools.pointer?.type === event.pointerType) {
+    const isLost = event.isPrimary && this.#tools.pointer?.type === event.pointerType;
+    // The palm comes down before the pen that its hand holds.
+    const isPalm = event.pointerType === "pen" && this.#tools.touched;
+    if (isLost || isPalm) {
       this.#abandonGesture();
     }
     this.#abandonKeys();
@@ -1320,6 +1340,15 @@ export class PromptEditor {
       this.#pointerAt = null;
     }
     this.#requestFrame();
+  }
+
+  /** @param {PointerEvent} event of a pointer that the system takes for itself, or for a palm beside the pen */
+  #onPointerCancel({ pointerId }) {
+    if (this.#tools.uses(pointerId)) {
+      this.#abandonGesture();
+      // A finger whose press was over at once has no gesture, and is gone all the same.
+      this.#tools.cancel();
+    }
   }
 
   #onPointerLeave() {
@@ -1418,7 +1447,6 @@ export class PromptEditor {
         return true;
       case "Escape":
         if (this.#tools.busy) {
-          this.#abandonKeys();
           this.#abandonGesture();
           return true;
         }
@@ -1488,6 +1516,9 @@ export class PromptEditor {
    * @param {number} dy
    */
   #onArrow(dx, dy) {
+    if (this.#tools.busy && !this.#drawsByKeys) {
+      return true;
+    }
     if (this.#selection !== null && !this.#drawsByKeys) {
       this.#nudge(dx, dy);
     } else if (this.#tool !== "pan") {

@@ -376,6 +376,16 @@ export class Tools {
     return this.#pointer;
   }
 
+  /** Whether fingers, or a palm, are on the picture. */
+  get touched() {
+    return this.#fingers.size > 0;
+  }
+
+  /** @param {number} id of a pointer @returns {boolean} whether it has a part in the gesture under way */
+  uses(id) {
+    return this.#pointer?.id === id || this.#fingers.has(id);
+  }
+
   /** Whether the gesture under way changes the drawing. */
   get drawing() {
     return this.#drawing;
