@@ -1209,6 +1209,26 @@ class TestControls:
             bench.set(**{"Comfy.Locale": "en"})
             bench.page.wait_for_function("(former) => document.querySelector('.mam-editor') !== former", arg=renewed)
 
+    def test_the_target_that_is_drawn_for_stays_when_one_before_it_is_deleted(self, bench):
+        bench.click(100, 100)
+        for place in ((200, 190), (300, 300)):
+            bench.press("n")
+            bench.click(*place)
+        # As a screen reader presses it: without a pointer.
+        bench.page.evaluate("document.querySelector('.mam-targets li').lastElementChild.click()")
+        bench.click(300, 100)
+        targets = [target["prompts"]["all"]["points"] for target in bench.value()["targets"]]
+        assert [len(points) for points in targets] == [1, 2]
+
+    def test_the_toolbar_is_reached_by_tab_after_its_button_has_become_useless(self, bench):
+        bench.click(200, 190)
+        undo = bench.page.get_by_role("button", name="Undo (Ctrl+Z)").first
+        undo.focus()
+        bench.press("Enter")
+        assert undo.is_disabled()
+        bench.press("Tab")
+        assert bench.page.evaluate("document.activeElement.closest('.mam-toolbar') !== null")
+
     def test_matte_this_image_makes_a_chain_that_runs(self, bench):
         bench.page.evaluate(f"() => app.canvas.selectNode({_LOADER})")
         count = bench.page.evaluate("app.rootGraph.nodes.length")

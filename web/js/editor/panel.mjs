@@ -259,14 +259,15 @@ function makeToolbar({ command, chooseBackdrop }) {
     element("span", { class: "mam-menu" }, icon("view"), view),
     live,
   );
-  roveFocus(bar);
-  return { element: bar, tools, undo, redo, clear, newTarget, live, view };
+  const keepReachable = roveFocus(bar);
+  return { element: bar, tools, undo, redo, clear, newTarget, live, view, keepReachable };
 }
 
 /**
  * One stop for Tab; the arrows go from button to button.
  *
  * @param {HTMLElement} bar
+ * @returns {() => void} to be called when a button was disabled, which may have been the one where Tab stops
  */
 function roveFocus(bar) {
   const stops = () =>
@@ -290,6 +291,12 @@ function roveFocus(bar) {
     event.stopPropagation();
     usable[(to + usable.length) % usable.length]?.focus();
   });
+  return () => {
+    const usable = stops().filter((stop) => !stop.disabled);
+    if (usable.every((stop) => stop.tabIndex < 0)) {
+      onlyStop(usable[0] ?? null);
+    }
+  };
 }
 
 /**
@@ -467,6 +474,7 @@ export class Panel {
     this.toolbar.redo.disabled = !model.canRedo;
     this.toolbar.clear.disabled = !model.canClear;
     this.toolbar.newTarget.disabled = model.otherPicture !== null;
+    this.toolbar.keepReachable();
     this.toolbar.view.value = model.backdrop;
     describe(this.toolbar.view, t("view", { view: t(BACKDROP_TEXTS[model.backdrop]) }));
     this.toolbar.live.setAttribute("aria-pressed", String(model.live));
