@@ -86,6 +86,41 @@ def _run_the_graph(bench) -> None:
     bench.page.wait_for_function("window.askedWhatRan")
 
 
+def _show_a_batch_of_two(bench) -> None:
+    """Two frames before the editor, of which a run brought the first."""
+    bench.page.evaluate(
+        f"""() => {{
+          const editor = {_EDITORS}[0], load = {_LOADER};
+          const second = LiteGraph.createNode("LoadImage"), batch = LiteGraph.createNode("ImageBatch");
+          app.rootGraph.add(second); app.rootGraph.add(batch);
+          second.widgets[0].value = "sub/b.png";
+          load.connect(0, batch, 0); second.connect(0, batch, 1);
+          batch.connect(0, editor, editor.findInputSlot("image"));
+        }}"""
+    )
+    bench.wait_state("idle", "Run once")
+    bench.page.evaluate("() => app.queuePrompt(0, 1)")
+    bench.wait_for_picture()
+    bench.page.wait_for_function("document.querySelector('.mam-frames')?.offsetHeight > 0")
+
+
+def _show_frame(bench, number: int) -> None:
+    """The frame beside the one that is shown, by its button."""
+    bench.page.locator(".mam-frames button").nth(number - 1).click()
+    bench.page.mouse.move(1500, 900)
+    bench.page.wait_for_function(f"document.querySelector('.mam-frames input[type=range]').value === '{number}'")
+
+
+def _inner(pixels: np.ndarray) -> np.ndarray:
+    """Signed integers: the surface without its border and the notes at it."""
+    return pixels[60:-60, 60:-60].astype(int)
+
+
+def _is_grey(pixels: np.ndarray) -> bool:
+    """Whether the surface shows a matte alone, which has no colour but that of a point on it."""
+    return (np.ptp(_inner(pixels), axis=-1) > 12).mean() < 0.02
+
+
 class Bench:
     """A page with a Load Image, two models and a Prompt Editor, and everything the page has asked the server."""
 
@@ -166,6 +201,15 @@ class Bench:
         self.settle()
         return np.array(Image.open(io.BytesIO(self.page.screenshot(clip=self.stage))).convert("RGB"))
 
+    def pixels_once(self, condition) -> np.ndarray:
+        """The surface as soon as it fulfils a condition; fails when it does not come to that."""
+        for _ in range(60):
+            pixels = self.pixels()
+            if condition(pixels):
+                return pixels
+            self.page.wait_for_timeout(50)
+        raise AssertionError("the picture's surface did not come to look as was waited for")
+
     # ----------------------------------------------------------------------------------------------------- what is done
 
     def click(self, x: float, y: float, **how):
@@ -245,6 +289,16 @@ class Bench:
             )
         self.settle()
 
+    def upload(self, file: str, picture: np.ndarray):
+        """Puts a picture in ComfyUI's input folder, in the place of one of the same name."""
+        png = io.BytesIO()
+        Image.fromarray(picture).save(png, "PNG")
+        part = {"name": file, "mimeType": "image/png", "buffer": png.getvalue()}
+        answer = self.page.request.post(
+            f"{self.server.address}/upload/image", multipart={"image": part, "overwrite": "true"}
+        )
+        assert answer.ok
+
     def choose_picture(self, file: str):
         self.page.evaluate(f"(file) => {{ {_LOADER}.widgets[0].value = file; }}", file)
 
@@ -266,6 +320,7 @@ def place(tmp_path_factory, tiny_sam_file, tiny_m2m_file):
     (base / "input" / "sub").mkdir(parents=True)
     Image.fromarray(gradient(HEIGHT, WIDTH)).save(base / "input" / "a.png")
     Image.fromarray(255 - gradient(HEIGHT, WIDTH)).save(base / "input" / "sub" / "b.png")
+    Image.fromarray(gradient(100, 300)).save(base / "input" / "wide.png")
     # Larger than what editors out of sight may keep.
     Image.new("1", (9000, 7600)).save(base / "input" / "large.png")
     for file, folder in ((tiny_sam_file, "sams"), (tiny_m2m_file, "mam")):
@@ -816,26 +871,83 @@ class TestSource:
         assert bench.jobs()[-1]["prompt"]["2-live"]["inputs"]["width_os8"] == 21
 
     def test_frames_of_a_batch_are_encoded_one_by_one(self, bench):
-        bench.page.evaluate(
-            f"""() => {{
-              const editor = {_EDITORS}[0], load = app.rootGraph.nodes.find((node) => node.type === "LoadImage");
-              const second = LiteGraph.createNode("LoadImage"), batch = LiteGraph.createNode("ImageBatch");
-              app.rootGraph.add(second); app.rootGraph.add(batch);
-              second.widgets[0].value = "sub/b.png";
-              load.connect(0, batch, 0); second.connect(0, batch, 1);
-              batch.connect(0, editor, editor.findInputSlot("image"));
-            }}"""
-        )
-        bench.wait_state("idle", "Run once")
-        bench.page.evaluate("() => app.queuePrompt(0, 1)")
-        bench.wait_for_picture()
-        bench.page.wait_for_function("document.querySelector('.mam-frames')?.offsetHeight > 0")
+        _show_a_batch_of_two(bench)
         first = bench.pixels()
-        bench.page.locator(".mam-frames button").nth(1).click()
-        bench.page.wait_for_function("document.querySelector('.mam-frames input[type=range]').value === '2'")
+        _show_frame(bench, 2)
         bench.wait_state("idle")
         assert [job["prompt"]["2-live"]["inputs"]["frame"] for job in bench.jobs() if "2-live" in job["prompt"]] == [1]
         assert np.abs(bench.pixels().astype(int) - first).mean() > 20
+
+    def test_where_nothing_is_drawn_another_picture_is_taken_as_it_is(self, bench):
+        bench.click(200, 190)
+        bench.press("Shift+C")
+        bench.wait_value(0)
+        fitted = bench.page.locator(".mam-fit").first.inner_text()
+        bench.choose_picture("wide.png")
+        bench.page.wait_for_function(
+            "(fitted) => document.querySelector('.mam-fit').textContent !== fitted", arg=fitted
+        )
+        assert bench.page.locator(".mam-other").first.is_hidden()
+        bench.page.locator(".mam-editor").first.focus()
+        bench.arrows(Right=1)
+        bench.press("Enter")
+        assert (bench.value()["width"], bench.value()["height"]) == (300, 100) and len(bench.points()) == 1
+
+    def test_a_file_that_was_replaced_by_one_of_the_same_name_is_shown_with_its_own_matte_after_a_run(self, opened):
+        bench = opened
+        bench.upload("replaced.png", gradient(HEIGHT, WIDTH))
+        bench.build("replaced.png")
+        bench.click(200, 190)
+        bench.wait_ready()
+        bench.page.locator(".mam-menu select").first.select_option("none")
+        bench.page.mouse.move(1500, 900)
+        before = bench.pixels()
+        asked = len(bench.questions())
+        bench.upload("replaced.png", 255 - gradient(HEIGHT, WIDTH))
+        _run_the_graph(bench)
+        bench.pixels_once(lambda pixels: np.abs(_inner(pixels) - _inner(before)).mean() > 20)
+        bench.wait_ready()
+        assert [question["stage"] for question in bench.questions()[asked:]] == ["mask", "matte"]
+
+    def test_each_frame_shows_the_matte_that_is_its_own(self, bench):
+        _show_a_batch_of_two(bench)
+        bench.page.locator(".mam-menu select").first.select_option("alpha")
+        bench.click(200, 190)
+        # A ring is around the point that is selected.
+        bench.press("Escape")
+        bench.wait_ready()
+        first = bench.pixels()
+        with bench.page.expect_response("**/mam/live/picture*"):
+            _show_frame(bench, 2)
+        bench.wait_ready()
+        # A matte is grey; without one the picture itself is shown.
+        second = bench.pixels_once(_is_grey)
+        with bench.page.expect_response("**/mam/live/picture*"):
+            _show_frame(bench, 1)
+        bench.wait_ready()
+        bench.pixels_once(lambda pixels: np.abs(_inner(pixels) - _inner(first)).mean() < 1)
+        assert np.abs(_inner(second) - _inner(first)).mean() > 5
+
+    def test_a_run_that_brings_the_size_of_the_picture_shows_its_matte(self, bench):
+        bench.click(200, 190)
+        bench.wait_ready()
+        with bench.page.expect_response("**/mam/live/picture*"):
+            bench.page.evaluate(
+                f"""() => {{
+                  const editor = {_EDITORS}[0], scale = LiteGraph.createNode("ImageScaleBy");
+                  app.rootGraph.add(scale);
+                  scale.widgets.find(({{ name }}) => name === "scale_by").value = 0.5;
+                  {_LOADER}.connect(0, scale, 0); scale.connect(0, editor, editor.findInputSlot("image"));
+                }}"""
+            )
+            bench.wait_state("idle", "Run once")
+            bench.page.locator(".mam-editor").first.focus()
+            bench.press("l")
+            bench.press("l")
+        bench.page.locator(".mam-menu select").first.select_option("alpha")
+        bench.wait_for_picture()
+        bench.wait_ready()
+        bench.pixels_once(_is_grey)
 
     def test_a_drawing_that_would_grow_too_long_when_it_is_stretched_stays_as_it_was(self, bench):
         stroke = {"kind": "foreground", "width": 2, "path": [9.1] * 20_000}

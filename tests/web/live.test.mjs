@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { addPoint, addTarget, deletePoint, emptyDrawing, hideTarget, serialise } from "../../web/js/editor/drawing.mjs";
+import {
+  addPoint,
+  addTarget,
+  deletePoint,
+  emptyDrawing,
+  hideTarget,
+  LIMITS,
+  serialise,
+} from "../../web/js/editor/drawing.mjs";
 import { LiveClient, LiveError, askWorker } from "../../web/js/editor/live.mjs";
 import { useLocale } from "../../web/js/editor/texts.mjs";
 
@@ -36,6 +44,7 @@ class Scene {
     this.asked = [];
     this.mattes = [];
     this.pictures = [];
+    this.replaced = [];
     this.statuses = [];
     this.timers = [];
     this.live = new LiveClient(
@@ -52,8 +61,14 @@ class Scene {
           const { drawing, otherPicture } = this;
           return { drawing, text: serialise(drawing), otherPicture };
         },
-        onMatte: (target, matte) => (this.mattes[target] = matte),
-        onPicture: (answer) => this.pictures.push(answer),
+        onMatte: (target, matte, frame) => {
+          this.mattes[target] = matte;
+          this.frameOfMatte = frame;
+        },
+        onPicture: (answer, replaced) => {
+          this.pictures.push(answer);
+          this.replaced.push(replaced);
+        },
         onStatus: (status) => this.statuses.push(status),
       },
     );
@@ -252,12 +267,19 @@ test("a picture that is forgotten again and again is an error, not a loop", asyn
   assert.deepEqual(scene.log, ["mask 11", "run 0", "mask 11"]);
 });
 
-test("a question that a newer one replaced is asked again if it is still open", async () => {
+test("a question that a newer one replaced is asked again, after a while, if it is still open", async () => {
   const scene = await Scene.ready();
   await scene.draw(drawn([11, 20]));
   await scene.fails(new LiveError("superseded", ""));
-  assert.deepEqual(scene.log, ["mask 11", "mask 11"]);
+  // At once it would take the place of the newer one, which comes from another editor of the same picture.
+  assert.deepEqual(scene.log, ["mask 11"]);
   assert.notEqual(scene.status.state, "error");
+  const { callback, ms } = scene.timers.at(-1);
+  scene.clock += ms;
+  callback();
+  assert.deepEqual(scene.log, ["mask 11", "mask 11"]);
+  await scene.answers();
+  assert.deepEqual(scene.log, ["mask 11", "mask 11", "matte 11"]);
 });
 
 test("an error shows its sentence and waits for the user", async () => {
@@ -289,6 +311,22 @@ test("several targets: every mask comes before any matte, the edited one first",
   await scene.answers();
   await scene.answers();
   assert.deepEqual(scene.log, ["mask 50", "mask 30", "matte 50", "matte 30"]);
+});
+
+test("as many targets as there can be are matted once each, and an edit asks for that one alone", async () => {
+  const places = Array.from({ length: LIMITS.targets }, (_, target) => [10 + target, 20]);
+  const scene = new Scene(drawn(...places));
+  await scene.draw(scene.drawing);
+  for (let count = 0; count <= 2 * LIMITS.targets && scene.status.state !== "ready"; count += 1) {
+    await scene.answers();
+  }
+  assert.equal(scene.status.state, "ready");
+  assert.equal(scene.asked.length, 1 + 2 * LIMITS.targets);
+  scene.asked.length = 0;
+  await scene.draw(drawn(...places.slice(0, -1), [500, 20]), false, [LIMITS.targets - 1]);
+  await scene.answers();
+  await scene.answers();
+  assert.deepEqual(scene.log, ["mask 500", "matte 500"]);
 });
 
 test("an answer goes to its target, wherever that has moved meanwhile", async () => {
@@ -359,6 +397,26 @@ test("a run of the workflow brings the session, and no job is needed", async () 
   await settled();
   assert.deepEqual(scene.log, ["mask 10"]);
   assert.equal(scene.last.session, "ran");
+});
+
+test("a run that made other pixels of the same nodes and files leaves no matte of the former picture", async () => {
+  const scene = await Scene.ready();
+  scene.live.adopt(answerOf(), "graph 1");
+  assert.deepEqual([scene.mattes[0].stage, scene.replaced.at(-1)], ["matte", false]);
+  scene.live.adopt(answerOf({ session: "other pixels" }), "graph 1");
+  assert.deepEqual([scene.mattes[0], scene.replaced.at(-1)], [null, true]);
+  await settled();
+  assert.deepEqual([scene.log, scene.last.session], [["mask 10"], "other pixels"]);
+});
+
+test("each matte is told with the frame that it is of, whose picture may come later", async () => {
+  const scene = await Scene.ready(undefined, { frames: 3 });
+  assert.equal(scene.frameOfMatte, 0);
+  scene.live.setFrame(2);
+  scene.answer = answerOf({ frame: 2, frames: 3, session: "other" });
+  await scene.answers();
+  await scene.answers();
+  assert.deepEqual([scene.mattes[0].stage, scene.frameOfMatte], ["mask", 2]);
 });
 
 test("where the device is measured to be quicker, mattes come through the queue", async () => {

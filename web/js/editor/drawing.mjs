@@ -466,6 +466,11 @@ export function isEmpty(prompt) {
   return prompt.points.length === 0 && prompt.box === null && prompt.strokes.length === 0;
 }
 
+/** @param {Drawing} drawing @returns {boolean} whether nothing is drawn for any target on any frame */
+export function isBlank(drawing) {
+  return drawing.targets.every(({ prompts }) => Object.values(prompts).every(isEmpty));
+}
+
 /**
  * What is drawn for a target on a frame: the frame's own prompt, else the one for all frames.
  *

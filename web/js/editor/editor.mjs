@@ -18,6 +18,7 @@ import {
   hasOwnPrompt,
   hideTarget,
   identityOf,
+  isBlank,
   isEmpty,
   LIMITS,
   movePoint,
@@ -115,7 +116,8 @@ const DEFAULTS = Object.freeze({
 const FIT_MARGIN_PX = 6;
 const WIDE_PX = 560;
 const NOTICE_MS = 6000;
-const MOST_MATTES = 48;
+/** Of every target on one frame, at least. */
+const MOST_MATTES = LIMITS.targets;
 const MOST_CANVAS_PX = 4096;
 /** How long the graph must have stood still, in milliseconds, before the canvases follow its zoom. */
 const SETTLE_MS = 160;
@@ -356,13 +358,14 @@ export class PromptEditor {
    *     of: readonly [number, number], stage: string, score: number } | null} matte
    *     alpha in the grey of `image`, which covers `region` (x, y, width, height) of a matte of the size `of`;
    *     null: there is none
+   * @param {number} frame that it is of; its picture may still be on its way
    */
-  setMatte(index, matte) {
+  setMatte(index, matte, frame) {
     const target = this.drawing.targets[index];
     if (target === undefined) {
       return;
     }
-    const key = `${identityOf(target)}:${this.#shown.frame}`;
+    const key = `${identityOf(target)}:${frame}`;
     this.#mattes.delete(key);
     if (matte !== null) {
       const { image, ...about } = matte;
@@ -489,7 +492,7 @@ export class PromptEditor {
   get otherPicture() {
     const { drawing } = this;
     const { width: newWidth, height: newHeight } = this.#shown;
-    const isOther = drawing.targets.length > 0 && this.#sizeKnown && !fits(drawing, newWidth, newHeight);
+    const isOther = !isBlank(drawing) && this.#sizeKnown && !fits(drawing, newWidth, newHeight);
     return isOther ? { width: drawing.width, height: drawing.height, newWidth, newHeight } : null;
   }
 
@@ -698,7 +701,7 @@ export class PromptEditor {
       frameAlone: alone,
       hasPicture: this.#picture !== null,
       sizeKnown: this.#sizeKnown,
-      untouched: drawing.targets.every((target) => Object.values(target.prompts).every(isEmpty)),
+      untouched: isBlank(drawing),
       otherPicture: this.otherPicture,
       status,
       zoomPercent: Math.round(this.#view.scale * 100),
@@ -1504,7 +1507,6 @@ export class PromptEditor {
   /** Ends such a gesture and leaves the drawing as it was before it. */
   #abandonKeys() {
     if (this.#drawsByKeys) {
-      this.#notice = null;
       this.#abandonGesture();
     }
   }

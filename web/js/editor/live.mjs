@@ -76,8 +76,9 @@ import { t } from "./texts.mjs";
 /**
  * @typedef {object} Listener
  * @property {() => Drawn} drawn
- * @property {(target: number, matte: Matte | null) => void} onMatte
- * @property {(answer: Answer) => void} onPicture
+ * @property {(target: number, matte: Matte | null, frame: number) => void} onMatte
+ * @property {(answer: Answer, replaced: boolean) => void} onPicture `replaced`: whether its pixels are others than
+ *   before, though it comes from the same nodes and files
  * @property {(status: { state: "idle" | "waiting" | "working" | "ready" | "error", text: string,
  *   engine: Engine | null }) => void} onStatus
  */
@@ -87,6 +88,8 @@ const REMEMBERED_MATTES = 24;
 const REMEMBERED_SESSIONS = 8;
 /** Dragging asks the classical engine, which shares the processor with everything else, at most half of the time. */
 const CLASSICAL_PAUSE_MS = 120;
+/** Editors of one picture share its session. When three ask at a time, two would push each other out without end. */
+const SUPERSEDED_PAUSE_MS = 250;
 /** @type {Readonly<Record<string, string>>} codes of the server's refusals -> texts that say them in the user's language */
 const REFUSALS = Object.freeze({
   failed: "previewMatteFailed",
@@ -137,6 +140,8 @@ export class LiveClient {
     this.edited = [];
     /** @type {Map<number, Answer>} by frame */
     this.sessions = new Map();
+    /** @type {Map<number, string>} by frame: the last session of this signature, which the server may have forgotten */
+    this.contents = new Map();
     /** @type {Map<string, Matte>} by picture, frame and prompt */
     this.mattes = new Map();
     /** @type {string[]} by target: the matte that the editor shows */
@@ -148,6 +153,8 @@ export class LiveClient {
     this.forgotten = 0;
     this.lastMs = 0;
     this.lastEnd = -Infinity;
+    /** Whether somebody else's question took the place of the last one. */
+    this.superseded = false;
     /** @type {number | null} */
     this.workerMs = null;
     this.roundTripMs = ROUND_TRIP_MS;
@@ -216,7 +223,7 @@ export class LiveClient {
     this.error = null;
     const { session } = this;
     if (session) {
-      this.listener.onPicture(session);
+      this.listener.onPicture(session, false);
     }
     this.wantsPicture = !session;
     this.touched = true;
@@ -254,6 +261,12 @@ export class LiveClient {
     this.proceed();
   }
 
+  /** The editor has given up what it showed, for a picture of another size. */
+  showAnew() {
+    this.shown = [];
+    this.show();
+  }
+
   /** What its decoded mattes take in memory. */
   get pixelBytes() {
     return decodedBytes([...this.mattes.values()].map(({ region: [, , width, height] }) => ({ width, height })));
@@ -289,8 +302,7 @@ export class LiveClient {
     } else {
       this.unchecked = true;
       // The editor may be another one, which shows nothing yet.
-      this.shown = [];
-      this.show();
+      this.showAnew();
       this.proceed();
     }
   }
@@ -351,7 +363,7 @@ export class LiveClient {
         this.shown[target] = "outdated";
       } else if (this.shown[target] !== name) {
         this.shown[target] = name;
-        this.listener.onMatte(target, matte ?? null);
+        this.listener.onMatte(target, matte ?? null, this.frame);
       }
     }
     this.shown.length = count;
@@ -403,8 +415,8 @@ export class LiveClient {
       }
     } else if (wish.stage === "matte" && this.unchecked) {
       void this.check();
-    } else if (this.gesture && session.engine === "classical" && this.pauseMs() > 0) {
-      this.transport.later(() => this.proceed(), this.pauseMs());
+    } else if (this.pauseMs(session) > 0) {
+      this.transport.later(() => this.proceed(), this.pauseMs(session));
     } else if (wish.stage === "matte" && this.goesByQueue(session)) {
       void this.runJob(wish);
     } else {
@@ -412,8 +424,13 @@ export class LiveClient {
     }
   }
 
-  pauseMs() {
-    return this.lastEnd + Math.max(this.lastMs, CLASSICAL_PAUSE_MS) - this.transport.now();
+  /** @param {Answer} session @returns {number} how long the next question has to wait; none when not above 0 */
+  pauseMs({ engine }) {
+    const since = this.transport.now() - this.lastEnd;
+    if (this.superseded) {
+      return SUPERSEDED_PAUSE_MS - since;
+    }
+    return this.gesture && engine === "classical" ? Math.max(this.lastMs, CLASSICAL_PAUSE_MS) - since : 0;
   }
 
   /** @param {Answer} answer */
@@ -533,15 +550,24 @@ export class LiveClient {
 
   /** @param {Answer} answer @param {string} signature */
   remember(answer, signature) {
-    if (signature !== this.signature) {
+    const former = this.contents.get(answer.frame);
+    // A session is named after the pixels: a file was replaced, or a node makes another picture at every run.
+    const replaced = signature === this.signature && former !== undefined && former !== answer.session;
+    if (signature !== this.signature || replaced) {
       this.sessions.clear();
+      this.contents.clear();
       this.signature = signature;
     }
     this.sessions.delete(answer.frame);
     this.sessions.set(answer.frame, answer);
     trim(this.sessions, REMEMBERED_SESSIONS);
+    this.contents.set(answer.frame, answer.session);
+    if (replaced) {
+      this.mattes.clear();
+      this.show({ keepOutdated: false });
+    }
     if (answer.frame === this.frame) {
-      this.listener.onPicture(answer);
+      this.listener.onPicture(answer, replaced);
     }
   }
 
@@ -549,11 +575,13 @@ export class LiveClient {
   keep(key, matte) {
     this.mattes.delete(key);
     this.mattes.set(key, matte);
-    trim(this.mattes, REMEMBERED_MATTES);
+    // One of what is drawn now would be asked for again as soon as it was given up.
+    trim(this.mattes, REMEMBERED_MATTES, new Set(this.wishes().map((wish) => wish.key)));
   }
 
   /** @param {number} ms @param {Stage | null} stage */
   took(ms, stage) {
+    this.superseded = false;
     this.lastMs = ms;
     this.lastEnd = this.transport.now();
     if (stage === "matte") {
@@ -568,6 +596,7 @@ export class LiveClient {
         ? thrown
         : new LiveError("failed", thrown instanceof Error ? thrown.message : String(thrown));
     if (error.state === "superseded") {
+      this.superseded = true;
       return;
     }
     if (error.state === "gone") {
@@ -614,13 +643,15 @@ function sameDrawn(a, b) {
   return a.slice(a.lastIndexOf("\n")) === b.slice(b.lastIndexOf("\n"));
 }
 
-/** @param {Map<unknown, unknown>} map @param {number} most */
-function trim(map, most) {
+/** @param {Map<unknown, unknown>} map @param {number} most @param {ReadonlySet<unknown>} [kept] keys that stay */
+function trim(map, most, kept = new Set()) {
   for (const key of map.keys()) {
     if (map.size <= most) {
       return;
     }
-    map.delete(key);
+    if (!kept.has(key)) {
+      map.delete(key);
+    }
   }
 }
 

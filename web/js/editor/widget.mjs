@@ -323,7 +323,7 @@ export class EditorHost {
     /** @type {{ image: CanvasImageSource | null, width: number, height: number }} */
     this.picture = { image: null, width: 0, height: 0 };
     this.frames = 1;
-    /** Whether the picture was given up, and has to be loaded when the editor is shown again. */
+    /** Whether the picture was given up or is another one, and has to be loaded when the editor is shown. */
     this.isEmptied = false;
     this.seenAt = 0;
     /** @type {Set<string>} `id name` of inputs of which every reading of the graph makes another value */
@@ -349,8 +349,12 @@ export class EditorHost {
       },
       {
         drawn: () => this.editor,
-        onMatte: (target, matte) => this.editor.setMatte(target, matte),
-        onPicture: (answer) => void this.showSession(answer),
+        onMatte: (target, matte, frame) => this.editor.setMatte(target, matte, frame),
+        onPicture: (answer, replaced) => {
+          // A file of the same name.
+          this.isEmptied ||= replaced && this.route !== "session";
+          void this.showSession(answer);
+        },
         onStatus: (status) => this.say(status),
       },
       { on: live, way },
@@ -559,12 +563,16 @@ export class EditorHost {
    * @param {number} frames
    */
   show(picture, frame, frames) {
-    if (picture.image !== this.picture.image) {
+    const { image, width, height } = this.picture;
+    if (picture.image !== image) {
       this.closePicture();
     }
     this.picture = picture;
     this.frames = frames;
     this.editor.setPicture({ ...picture, frame, frames });
+    if (picture.width !== width || picture.height !== height) {
+      this.live.showAnew();
+    }
   }
 
   closePicture() {
