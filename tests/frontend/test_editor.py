@@ -672,6 +672,23 @@ class TestUndo:
 
 
 class TestLife:
+    def test_a_deleted_editor_that_nobody_came_back_for_gives_up_its_pixels(self, bench):
+        canvas = bench.page.evaluate_handle("document.querySelector('.mam-stage canvas')")
+        assert bench.page.evaluate("(canvas) => canvas.width", canvas) > 0
+        # As many as are kept for an undo.
+        bench.page.evaluate(
+            f"""async () => {{
+              app.rootGraph.remove({_EDITORS}[0]);
+              for (let count = 0; count < 48; count += 1) {{
+                const node = LiteGraph.createNode("MAM_PromptEditor");
+                app.rootGraph.add(node);
+                await new Promise((done) => setTimeout(done));
+                app.rootGraph.remove(node);
+              }}
+            }}"""
+        )
+        bench.page.wait_for_function("(canvas) => canvas.width === 0", arg=canvas)
+
     def test_a_reloaded_page_shows_the_drawing_and_runs_nothing(self, bench):
         bench.click(200, 190)
         bench.wait_ready()

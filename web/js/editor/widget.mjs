@@ -441,8 +441,9 @@ export class EditorHost {
 
   dispose() {
     this.live.dispose();
+    // ComfyUI may hold a deleted node, and with it the editor, for as long as its graph is open.
+    this.dropPixels();
     this.editor.dispose();
-    this.closePicture();
   }
 
   /** @param {string} text a value that the user did not draw: loaded, pasted, undone */
