@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from typing import Any
 
 from aiohttp import web
@@ -96,13 +97,19 @@ def _answering(handler):
         except Exception as error:
             logging.exception("Matting Anything: the live matte failed.")
             reason = str(error) or type(error).__name__
-            refusal = _Refusal(500, "failed", f"The live matte failed: {reason}", code="failed", reason=reason)
+            if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(reason):
+                sentence = "There is not enough memory. Use a smaller picture, or free some memory first."
+                refusal = _Refusal(500, "failed", sentence, code="out_of_memory")
+            else:
+                refusal = _Refusal(500, "failed", f"The live matte failed: {reason}", code="failed", reason=reason)
         told = dict(error=str(refusal), state=refusal.state, code=refusal.code, values=refusal.values)
         return web.json_response(told, status=refusal.status, headers=_NOT_KEPT)
 
     return answer
 
 
+# PyTorch and OpenCV have no error of their own for it on the processor.
+_OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|Insufficient memory")
 _NOT_KEPT = {"Cache-Control": "no-store"}
 _readers = asyncio.Semaphore(_READERS)
 

@@ -464,6 +464,19 @@ def test_the_routes_are_there_once_however_often_the_pack_is_asked_for_its_nodes
     assert sorted(path for path in paths if path.startswith("/mam/")) == ["/mam/live", "/mam/live/picture"]
 
 
+@pytest.mark.parametrize(
+    "take", [lambda: np.empty(2**58, np.uint8), lambda: torch.empty(2**58, dtype=torch.uint8)], ids=["NumPy", "PyTorch"]
+)
+def test_a_live_matte_for_which_the_memory_does_not_suffice_is_refused_in_a_sentence_for_the_user(comfyui, take):
+    async def wanting(_):
+        take()
+
+    refusal = asyncio.run(comfyui.module("nodes.routes")._answering(wanting)(None))
+    told = json.loads(refusal.body)
+    assert (refusal.status, told["state"], told["code"]) == (500, "failed", "out_of_memory")
+    assert told["error"].startswith("There is not enough memory.")
+
+
 # ---- the newest question wins
 
 

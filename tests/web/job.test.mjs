@@ -201,15 +201,20 @@ test("a node that fails is told in its own words", async () => {
   await assert.rejects(running, { state: "failed", message: "Connect Load SAM too." });
 });
 
-test("that the memory does not suffice is said in the user's language", async () => {
-  const server = new TestServer();
-  const running = server.run();
-  await server.posted();
-  useLocale({ de: { mattingAnything: { previewOutOfMemory: "Der Speicher reicht nicht." } } }, "de");
-  server.say("execution_error", { exception_type: "torch.OutOfMemoryError", exception_message: "Allocation failed" });
-  await assert.rejects(running, { state: "failed", message: "Der Speicher reicht nicht." });
-  useLocale({}, "en");
-});
+for (const [where, exception_type, exception_message] of [
+  ["the graphics card", "torch.OutOfMemoryError", "Allocation failed"],
+  ["the processor", "RuntimeError", "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"],
+]) {
+  test(`that the memory of ${where} does not suffice is said in the user's language`, async () => {
+    const server = new TestServer();
+    const running = server.run();
+    await server.posted();
+    useLocale({ de: { mattingAnything: { previewOutOfMemory: "Der Speicher reicht nicht." } } }, "de");
+    server.say("execution_error", { exception_type, exception_message });
+    await assert.rejects(running, { state: "failed", message: "Der Speicher reicht nicht." });
+    useLocale({}, "en");
+  });
+}
 
 test("one model without the other is said before anything is sent", () => {
   const wanted = { frame: 0, target: 0, text: "drawn" };

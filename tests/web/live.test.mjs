@@ -508,6 +508,7 @@ test("a refusal with a code is said in the user's language, one without or of a 
   const refusal = { error: "The live matte failed: no room", state: "failed", values: { reason: "no room" } };
   for (const [code, says] of [
     ["failed", "Fehlgeschlagen: no room"],
+    ["out_of_memory", "There is not enough memory. Use a smaller picture, or free some memory first."],
     ["unheard_of", "The live matte failed: no room"],
     ["", "The live matte failed: no room"],
   ]) {

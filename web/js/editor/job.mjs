@@ -424,10 +424,12 @@ export class LiveJobs {
  * @returns {string} what the user is told: its own words, where it is none that is known
  */
 function failureOf({ exception_type, exception_message }) {
-  if (/OutOfMemory|MemoryError/.test(exception_type ?? "")) {
+  const message = String(exception_message ?? "").trim();
+  // PyTorch and OpenCV have no error of their own for it on the processor.
+  if (/OutOfMemory|MemoryError/.test(exception_type ?? "") || /DefaultCPUAllocator|Insufficient memory/.test(message)) {
     return t("previewOutOfMemory");
   }
-  return String(exception_message ?? "").trim() || t("previewNoAnswer");
+  return message || t("previewNoAnswer");
 }
 
 /**

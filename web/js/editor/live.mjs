@@ -94,6 +94,7 @@ const SUPERSEDED_PAUSE_MS = 250;
 const REFUSALS = Object.freeze({
   failed: "previewMatteFailed",
   late: "previewLate",
+  out_of_memory: "previewOutOfMemory",
   too_large: "previewTooLarge",
 });
 /** Until one was measured: what a job spends beside its own work. */
