@@ -177,11 +177,15 @@ def batches(samples: Samples, first: int, process: int = 0, processes: int = 1) 
     )
     with unheard_by_children():
         prepared = iter(loader)
-    for answers in prepared:
-        for answer in answers:
-            if isinstance(answer, TrainingError):
-                raise answer
-        yield answers
+    try:
+        for answers in prepared:
+            for answer in answers:
+                if isinstance(answer, TrainingError):
+                    raise answer
+            yield answers
+    finally:
+        # An error holds what was known where it was raised. Workers that nobody tells to end would be waited for.
+        del prepared
 
 
 class _Answers(torch.utils.data.Dataset):

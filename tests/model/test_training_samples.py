@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -330,6 +332,11 @@ def test_data_of_which_nothing_can_be_used_ends_the_run_with_a_sentence(data, wo
         write(file, np.zeros((96, 96)))
     with pytest.raises(TrainingError, match="^30 draws in a row gave no sample.*empty alpha.*above 0.5.$"):
         list(batches(Samples(config(data, workers=workers), SIDE), 0))
+    # A worker that stayed would hear no SIGTERM, and this process would wait for it at its end.
+    deadline = time.monotonic() + 30
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
 
 
 def test_another_set_of_files_has_another_fingerprint(data):
