@@ -156,6 +156,22 @@ class Bench:
         """Until the page has laid itself out and painted twice."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
+    def settle_graph(self):
+        """Until the graph was not loaded anew for two seconds, as ComfyUI does some time after a change of language."""
+        still = """() => new Promise((done) => {
+            let editor = null, since = 0;
+            const look = () => {
+                const shown = document.querySelector('.mam-editor');
+                if (shown !== editor) {
+                    editor = shown;
+                    since = performance.now();
+                }
+                return performance.now() - since > 2000 ? done() : setTimeout(look, 50);
+            };
+            look();
+        })"""
+        self.page.evaluate(still)
+
     # ------------------------------------------------------------------------------------------------------ what is
 
     @property
@@ -1331,12 +1347,13 @@ class TestControls:
             assert bench.page.evaluate(f"{_EDITORS}[0].widgets.at(-1).value") == newer
             assert bench.page.locator(".mam-menu select").first.input_value() == "checker"
         finally:
-            # On a slow machine the graph is loaded once more when the next test has begun, which can read an empty one.
+            # What cannot be read is not left to the next test.
             bench.page.evaluate(f"() => {{ {_EDITORS}[0].widgets.at(-1).value = ''; }}")
             bench.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
             renewed = bench.page.evaluate_handle("document.querySelector('.mam-editor')")
             bench.set(**{"Comfy.Locale": "en"})
             bench.page.wait_for_function("(former) => document.querySelector('.mam-editor') !== former", arg=renewed)
+            bench.settle_graph()
 
     def test_the_target_that_is_drawn_for_stays_when_one_before_it_is_deleted(self, bench):
         bench.click(100, 100)
