@@ -70,7 +70,8 @@ def with_alpha(image: Tensor, alpha: Tensor) -> Tensor:
         [H, W, 4] or [B, H, W, 4]; the colours are untouched, also where alpha is 0.
 
     Raises:
-        ValueError: when the sizes or the lengths of two batches differ, or the picture has not three channels.
+        ValueError: when the sizes or the lengths of two batches differ, or the picture has two channels or more than
+            three. A single one is taken for grey.
     """
     if image.shape[-3:-1] != alpha.shape[-2:]:
         raise ValueError(f"The picture {_spoken(image)} and the alpha {_spoken(alpha)} differ in size. Resize one.")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .foreground import estimate_foreground
-from .picture import check_picture
+from .picture import check_form, check_picture
 from .prompt import Prompt
 from .regions import Window
 from .scribble import with_certain_strokes
@@ -69,14 +69,17 @@ def sharpen_edges(
     for name, size_px in (("detail_px", detail_px), ("tile_px", tile_px)):
         if size_px < 1:
             raise ValueError(f"{name} is at least 1, not {size_px}.")
-    check_picture(picture)
+    check_form(picture)
     result = alpha.detach().to("cpu", torch.float32, copy=True).clamp_(0, 1)
     height, width = alpha.shape
     small = _small_size(height, width, detail_px)
     if small == (height, width):
         return result
     matte = _shrunk(result.numpy(), small)
-    planes = _planes(_shrunk(picture[..., :3].detach().to("cpu", torch.float32).numpy(), small), matte, height, width)
+    view = _shrunk(picture[..., :3].detach().to("cpu", torch.float32).numpy(), small)
+    # The whole picture went into it, and would take as much memory again for every target to be looked through.
+    check_picture(torch.from_numpy(view))
+    planes = _planes(view, matte, height, width)
     soft = planes[..., 1] - planes[..., 0] > _LEVEL
     tiles = [tile for tile in _tiles(height, width, tile_px) if _seen(soft, tile, height, width).any()]
     for number, tile in enumerate(tiles):
