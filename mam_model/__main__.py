@@ -38,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands |= {"train-refiner": _train_refiner, "train": _train}
     try:
         return commands[options.command](options)
-    except KeyboardInterrupt:
-        _say("Stopped.")
+    except KeyboardInterrupt as stopped:
+        # A command that can be gone on with says so.
+        _say(str(stopped) or "Stopped.")
         return STOPPED
     except Exception as error:
         if sentence := _sentence(error):
@@ -247,9 +248,9 @@ def _evaluate(options: argparse.Namespace) -> int:
             done=done,
             stopping=lambda: _say("Stopping when the pictures that are in the making are done."),
         )
-    except KeyboardInterrupt:
-        _say("What was measured is kept. Give the same command again to go on.")
-        raise
+    except KeyboardInterrupt as stopped:
+        sentence = "Stopped. What was measured is kept. Give the same command again to go on."
+        raise KeyboardInterrupt(sentence) from stopped
     print(outcome.summary, end="")
     return FAILED if outcome.failed else DONE
 
@@ -334,7 +335,7 @@ def _render(options: argparse.Namespace) -> int:
         check(options.size, options.kind)
     except ValueError as error:
         options.refuse(str(error))
-    photos = _backgrounds(options.backgrounds) if options.backgrounds else []
+    photos = _backgrounds(options.backgrounds) if options.backgrounds else ()
     sheet = options.folder / SHEET
     if options.sheet and sheet.exists() and not options.overwrite:
         raise FileExistsError(f"{sheet} exists already. Give another folder, or --overwrite to replace it.")
@@ -408,7 +409,6 @@ def _train_refiner(options: argparse.Namespace) -> int:
         start=options.start,
         renderers=options.renderers,
         skip=skip,
-        say=_say,
         on_step=None if options.quiet else on_step,
     )
     if skipped:
@@ -417,23 +417,23 @@ def _train_refiner(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _backgrounds(folder: Path) -> list:
+def _backgrounds(folder: Path) -> Sequence:
     """The photos of a folder as NumPy arrays, brought down to at most 1600 pixels. What cannot be read is named and
     left out."""
     from .cutout import photos_in
-    from .photo import PhotoError, read_photo
+    from .photo import read_photo
+    from .training.folders import PictureFiles
     from .training.rendering.textures import scaled_down
 
     if not folder.exists():
         raise NotADirectoryError(f"There is no folder {folder}. --backgrounds is one of photos.")
-    files, photos = photos_in([folder]), []
-    for file in files:
-        try:
-            photos.append(scaled_down(read_photo(file).image.numpy(), 1600))
-        except PhotoError as error:
-            _say(f"Skipped: {error}")
-    if not photos:
-        raise PhotoError(f"None of the {len(files)} photos in {folder} can be used.")
+    photos = PictureFiles(
+        photos_in([folder]),
+        lambda file: scaled_down(read_photo(file).image.numpy(), 1600),
+        skip=lambda sentence: _say(f"Skipped: {sentence}"),
+    )
+    # That none can be used should not first be found out when a picture needs one.
+    photos[0]
     return photos
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from ..photo import PHOTO_SUFFIXES, PhotoError, read_mask, read_photo
 from .config import TrainingError
+
+_KEPT_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,59 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     if not bool((alpha > 0.5).any()):
         raise PhotoError(f"{file} is an empty alpha: nowhere is it above 0.5.")
     return photo.image.numpy(), alpha.numpy()
+
+
+class PictureFiles(Sequence[np.ndarray]):
+    """The pictures in some files, of which there may be more than memory holds.
+
+    Each is read when it is asked for, and those asked for last are kept, 512 MB of them. In the place of one that
+    cannot be read there is the next that can.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        read: Callable[[Path], np.ndarray],
+        skip: Callable[[str], object] = lambda sentence: None,
+    ):
+        """
+        Args:
+            read: what is in a file; it raises PhotoError for one that is of no use.
+            skip: is told of each of those, once.
+        """
+        self._files, self._read, self._skip = files, read, skip
+        self._useless: set[Path] = set()
+        self._kept: OrderedDict[Path, np.ndarray] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """
+        Raises:
+            PhotoError: not one of the files is of use.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        for further in range(len(self)):
+            file = self._files[(number + further) % len(self)]
+            if file not in self._useless and (picture := self._picture(file)) is not None:
+                return picture
+        raise PhotoError(f"None of the {len(self)} pictures beside {self._files[0]} can be used.")
+
+    def _picture(self, file: Path) -> np.ndarray | None:
+        if file in self._kept:
+            self._kept.move_to_end(file)
+            return self._kept[file]
+        try:
+            picture = self._kept[file] = self._read(file)
+        except PhotoError as error:
+            self._useless.add(file)
+            self._skip(str(error))
+            return None
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
+            self._kept.popitem(last=False)
+        return picture
 
 
 def _by_name(folder: Path) -> dict[str, list[Path]]:

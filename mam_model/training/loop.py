@@ -67,7 +67,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> Path:
         TrainingError: something is in the way; the text says what to do.
         CheckpointError: SAM's weights, or those to start from, cannot be used.
         FileNotFoundError: SAM's weights are nowhere.
-        KeyboardInterrupt: the run was stopped, after its checkpoint was written.
+        KeyboardInterrupt: the run was stopped, after its checkpoint was written; the text says how to go on.
     """
     with joined(config.device) as place:
         run = _Run(config, place, say if place.leads else _silent)
@@ -207,7 +207,7 @@ class _Run:
                     progress.step_done(self.step, self.loss, rate, norm, config.say_every)
                     self._look_back(progress, unseen, stop > 0)
                 if stop:
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt(f"Stopped after step {self.step}. The same command goes on from there.")
 
     def _look_back(self, progress: Progress, unseen: list[Read], stop: bool) -> None:
         """Validates and saves where it is time to, in the process that leads."""
@@ -227,8 +227,6 @@ class _Run:
         if stop or last or self.step % config.save_every == 0:
             self._save(self.latest)
             self.saved_step = self.step
-        if stop:
-            self.say(f"Stopped after step {self.step}. The same command goes on from there.")
 
     def _save(self, path: Path) -> None:
         progress = {

@@ -34,7 +34,7 @@ from ..m2m import AlphaPyramid
 from ..photo import PhotoError, read_photo
 from ..refiner import MaskRefiner, read_weights
 from .config import TrainingError
-from .folders import Pair, read_pair
+from .folders import Pair, PictureFiles, read_pair
 from .losses import laplacian_loss
 from .saving import remove_parts, write_atomically
 
@@ -375,7 +375,7 @@ def fill_gallery(folder: Path, photos: Sequence[Path], recipe: Recipe, worker: i
     from .render import render
 
     folder.mkdir(parents=True, exist_ok=True)
-    shown = [photo.astype(np.float32) / 255 for photo in map(_read_texture, photos)]
+    shown = PictureFiles(photos, lambda file: _read_texture(file).astype(np.float32) / 255)
     for number in range(worker, recipe.gallery, workers):
         file = _gallery_file(folder, number)
         if file.exists():
@@ -403,23 +403,23 @@ def _fill_aside(folder: Path, *arguments) -> None:
         raise SystemExit(f"No more pictures could be rendered into {folder}: {error.strerror or error}.") from error
 
 
-def _usable(
-    files: Sequence[Path], read: Callable[[Path], np.ndarray], skip: Callable[[str], None]
-) -> dict[Path, np.ndarray]:
-    """What can be read of the files; `skip` is told of each of the others.
+def _usable(files: Sequence[Path], read: Callable[[Path], np.ndarray], skip: Callable[[str], None]) -> tuple[Path, ...]:
+    """Those of the files that can be read; `skip` is told of each of the others.
 
     Raises:
         TrainingError: none of them can be.
     """
-    found = {}
+    found = []
     for file in files:
         try:
-            found[file] = read(file)
+            read(file)
         except PhotoError as error:
             skip(str(error))
+        else:
+            found.append(file)
     if files and not found:
         raise TrainingError(f"None of the {len(files)} pictures beside {files[0].name} can be used.")
-    return found
+    return tuple(found)
 
 
 def _read_texture(file: Path, longest_px: int = 1400) -> np.ndarray:
@@ -542,7 +542,6 @@ def train_refiner(
     start: Path | None = None,
     renderers: int = 1,
     skip: Callable[[str], None] = lambda sentence: None,
-    say: Callable[[str], None] = lambda sentence: None,
     on_step: Callable[[int, float, float], None] | None = None,
     save_every_s: float = 300.0,
 ) -> int:
@@ -558,7 +557,6 @@ def train_refiner(
         start: weights of an earlier run to begin with; None begins with random ones.
         renderers: processes that go on rendering meanwhile; with 0 the folder has to hold pictures already.
         skip: is told of each photo or cut-out that cannot be used. The run does without it.
-        say: is given a sentence when the run was stopped.
         on_step: is told the step, its loss and which share of the run is done.
     Returns:
         How many steps the weights have seen.
@@ -568,7 +566,7 @@ def train_refiner(
             on from that is damaged or of other settings.
         CheckpointError: `start` is missing, damaged or holds another network.
         OSError: a folder cannot be made, or a file not be written.
-        KeyboardInterrupt: the run was stopped, after its state was saved.
+        KeyboardInterrupt: the run was stopped, after its state was saved; the text says how to go on.
     """
     # The first weights are written after minutes, which would be lost on a place that takes none.
     if output.is_dir():
@@ -599,14 +597,14 @@ def train_refiner(
     folder = work / "gallery"
     context = multiprocessing.get_context("spawn")
     drawing = [
-        context.Process(target=_fill_aside, args=(folder, tuple(textures), recipe, number, renderers), daemon=True)
+        context.Process(target=_fill_aside, args=(folder, textures, recipe, number, renderers), daemon=True)
         for number in range(renderers)
     ]
     try:
         with unheard_by_children():
             for process in drawing:
                 process.start()
-        gallery = Gallery(folder, list(textures.values()), list(cut_outs.values()), recipe)
+        gallery = Gallery(folder, PictureFiles(textures, _read_texture), PictureFiles(cut_outs, _read_cut_out), recipe)
         while gallery.refresh() < min(32, recipe.gallery):
             if not any(process.is_alive() for process in drawing):
                 advice = "" if drawing else " Give --renderers 1 or more."
@@ -615,7 +613,7 @@ def train_refiner(
                     f"{advice}"
                 )
             time.sleep(0.5)
-        return _fit(run, output, state_file, gallery, say, on_step, save_every_s)
+        return _fit(run, output, state_file, gallery, on_step, save_every_s)
     finally:
         for process in drawing:
             if process.pid is None:
@@ -724,7 +722,6 @@ def _fit(
     output: Path,
     state_file: Path,
     gallery: Gallery,
-    say: Callable[[str], None],
     on_step: Callable[[int, float, float], None] | None,
     save_every_s: float,
 ) -> int:
@@ -765,8 +762,7 @@ def _fit(
                 run.save(state_file, output)
         run.save(state_file, output)
         if run.done < 1:
-            say(f"Stopped after step {run.step}. The same command goes on from there.")
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(f"Stopped after step {run.step}. The same command goes on from there.")
     return run.step
 
 

@@ -63,14 +63,12 @@ def render(
         camera: False leaves out exposure, noise, sharpening and JPEG.
 
     Raises:
-        ValueError: for a size below 16 pixels, an unknown kind, or photos of another form.
+        ValueError: for a size below 16 pixels, an unknown kind, or a photo of another form, where it is drawn with.
     """
     if height < SMALLEST_PX or width < SMALLEST_PX:
         raise ValueError(f"A picture of {width} x {height} pixels is too small. Render {SMALLEST_PX} x 16 or more.")
     if kind is not None and kind not in KINDS:
         raise ValueError(f"'{kind}' cannot be rendered. Choose one of: {', '.join(KINDS)}.")
-    _check(backgrounds, "background")
-    _check(foreground_textures, "texture")
     rng = np.random.default_rng(seed)
     if kind is None:
         shares = np.array([share for _, share in BUILDERS.values()])
@@ -86,17 +84,6 @@ def render(
     composite = behind + alpha[..., None] * (foreground - behind)
     picture = exposed(rng, composite) if camera else composite
     return Rendered(picture, alpha, foreground, behind, kind)
-
-
-def _check(photos: Sequence[np.ndarray], what: str) -> None:
-    for number, photo in enumerate(photos, start=1):
-        shape = np.shape(photo)
-        if len(shape) != 3 or shape[2] != 3 or min(shape) < 1 or not np.issubdtype(photo.dtype, np.floating):
-            spoken = " x ".join(map(str, shape)) or "a single number"
-            raise ValueError(
-                f"{what.capitalize()} {number} is {spoken} of type {getattr(photo, 'dtype', type(photo).__name__)}. "
-                "Give float arrays of height x width x 3 with values from 0 to 1."
-            )
 
 
 def _subject(rng: np.random.Generator, height: int, width: int, kind: str, photos: Sequence[np.ndarray]) -> Subject:

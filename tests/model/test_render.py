@@ -242,15 +242,17 @@ def test_an_unknown_kind_is_refused_with_the_kinds_there_are():
 @pytest.mark.parametrize(
     ("photo", "said"),
     [
-        (np.zeros((8, 8), np.float32), "Background 1 is 8 x 8 of type float32"),
+        (np.zeros((8, 8), np.float32), "Photo 1 is 8 x 8 of type float32"),
         (np.zeros((8, 8, 4), np.float32), "8 x 8 x 4"),
         (np.zeros((8, 8, 3), np.uint8), "type uint8"),
         (np.zeros((0, 8, 3), np.float32), "0 x 8 x 3"),
     ],
 )
-def test_backgrounds_of_another_form_are_refused(photo, said):
+@pytest.mark.parametrize("use", ["backgrounds", "foreground_textures"])
+def test_photos_of_another_form_are_refused(photo, said, use):
     with pytest.raises(ValueError, match=said):
-        render(0, 32, 32, backgrounds=[photo])
+        for seed in range(8):
+            render(seed, 32, 32, kind="solid", **{use: [photo]})
 
 
 def test_a_sheet_stays_small_even_of_noise():
@@ -311,7 +313,7 @@ def test_a_background_that_cannot_be_read_is_named_and_left_out(tmp_path, capsys
     assert "Skipped: " in (said := capsys.readouterr().err) and "broken.jpg" in said
     (photos / "000000.png").unlink()
     assert main([*told, "--overwrite"]) == 1
-    assert f"None of the 1 photos in {photos} can be used." in capsys.readouterr().err
+    assert f"None of the 1 pictures beside {photos / 'broken.jpg'} can be used." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

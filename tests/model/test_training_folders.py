@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from mam_model.photo import PhotoError
+from mam_model.training import folders
 from mam_model.training.config import TrainingError
-from mam_model.training.folders import Pair, find_pairs, find_pictures, read_pair
+from mam_model.training.folders import Pair, PictureFiles, find_pairs, find_pictures, read_pair
 
 HEIGHT, WIDTH = 20, 30
 
@@ -156,3 +157,51 @@ def test_a_file_that_was_cut_off_is_named(tmp_path, share):
     picture.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(PhotoError, match="x.png"):
         read(picture, alpha)
+
+
+class Numbered:
+    """Reads 100 bytes that hold the number in a file's name. Odd ones are no pictures."""
+
+    def __init__(self):
+        self.asked: list[int] = []
+
+    def __call__(self, file: Path) -> np.ndarray:
+        self.asked.append(number := int(file.name))
+        if number % 2:
+            raise PhotoError(f"{number} is no picture.")
+        return np.full(100, number, np.uint8)
+
+
+def numbers(*found: int) -> list[Path]:
+    return [Path(str(number)) for number in found]
+
+
+def test_pictures_are_read_when_they_are_asked_for_and_the_last_ones_kept(monkeypatch):
+    monkeypatch.setattr(folders, "_KEPT_BYTES", 250)
+    read = Numbered()
+    pictures = PictureFiles(numbers(0, 2, 4, 6), read)
+    assert read.asked == [] and len(pictures) == 4
+    assert [pictures[number][0] for number in (0, 1, 0, 2)] == [0, 2, 0, 4]
+    assert read.asked == [0, 2, 4]
+    # 2 was asked for longest ago and made room for 4.
+    assert [pictures[number][0] for number in (0, 2, 1)] == [0, 4, 2]
+    assert read.asked == [0, 2, 4, 2]
+
+
+def test_a_picture_larger_than_what_is_kept_can_be_had_too(monkeypatch):
+    monkeypatch.setattr(folders, "_KEPT_BYTES", 50)
+    assert [picture[0] for picture in PictureFiles(numbers(0, 2), Numbered())] == [0, 2]
+
+
+def test_in_the_place_of_a_useless_file_is_the_next_one_and_it_is_named_once():
+    read, skipped = Numbered(), []
+    pictures = PictureFiles(numbers(0, 1, 2, 3), read, skipped.append)
+    assert [picture[0] for picture in pictures] == [0, 2, 2, 0]
+    assert [picture[0] for picture in pictures] == [0, 2, 2, 0]
+    assert skipped == ["1 is no picture.", "3 is no picture."]
+    assert read.asked == [0, 1, 2, 3]
+
+
+def test_files_none_of_which_is_of_use_are_an_error():
+    with pytest.raises(PhotoError, match="None of the 2 pictures beside 1 can be used."):
+        PictureFiles(numbers(1, 3), Numbered())[0]

@@ -39,6 +39,7 @@ from mam_model.training.config import (
 from mam_model.training.folders import read_pair
 from mam_model.training.guidance import FrozenSam
 from mam_model.training.loop import clip_gradients, train
+from mam_model.training.losses import pyramid_loss
 from mam_model.training.processes import Place, SharedBatchNorm2d, joined
 from mam_model.training.progress import Table
 from mam_model.training.samples import Samples
@@ -155,6 +156,16 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(config, tmp_path):
     assert one["lr_state_dict"] == other["lr_state_dict"]
 
 
+def test_a_quiet_run_that_is_stopped_says_how_to_go_on(config, tmp_path, monkeypatch, capsys):
+    def interrupting(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return pyramid_loss(*arguments)
+
+    monkeypatch.setattr(loop, "pyramid_loss", interrupting)
+    assert main(["train", str(toml(config, tmp_path / "config.toml")), "--quiet"]) == 130
+    assert capsys.readouterr().err == "Stopped after step 1. The same command goes on from there.\n"
+
+
 def test_ctrl_c_ends_the_run_after_a_whole_step_with_a_checkpoint(config, tmp_path):
     whole = replace(config, folder=tmp_path / "whole")
     train(whole, Told())
@@ -166,12 +177,11 @@ def test_ctrl_c_ends_the_run_after_a_whole_step_with_a_checkpoint(config, tmp_pa
             os.kill(os.getpid(), signal.SIGINT)
 
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="^Stopped after step 3. The same command goes on from there.$"):
         train(replace(config, say_every=1), interrupting)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     # The step in which the key was pressed had been counted; the next one sees it.
     assert read_checkpoint(config.folder / "latest.pth")["iter"] == 3
-    assert "Stopped after step 3. The same command goes on from there." in told
     told.clear()
     train(config, told)
     assert "Going on after step 3." in told

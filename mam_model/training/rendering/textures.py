@@ -48,10 +48,16 @@ def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def photo_crop(rng: np.random.Generator, height: int, width: int, photos: Photos) -> np.ndarray:
-    """A random part of one of the photos [H, W, 3], scaled to the size, flipped, its colours shifted."""
+    """A random part of one of the photos [H, W, 3], scaled to the size, flipped, its colours shifted.
+
+    Raises:
+        ValueError: that photo is of another form.
+    """
     import cv2
 
-    photo = photos[rng.integers(len(photos))]
+    number = rng.integers(len(photos))
+    photo = photos[number]
+    _check(number, photo)
     rows, columns = photo.shape[:2]
     share = rng.uniform(0.35, 1)
     fit = min(rows / height, columns / width)
@@ -65,6 +71,16 @@ def photo_crop(rng: np.random.Generator, height: int, width: int, photos: Photos
     cut = (cut - mean) * rng.uniform(0.7, 1.2) + mean
     cut = cut * rng.uniform(0.75, 1.25) * rng.normal(1, 0.06, 3)
     return np.clip(cut, 0, 1).astype(np.float32)
+
+
+def _check(number: int, photo: np.ndarray) -> None:
+    shape = np.shape(photo)
+    if len(shape) != 3 or shape[2] != 3 or min(shape) < 1 or not np.issubdtype(photo.dtype, np.floating):
+        spoken = " x ".join(map(str, shape)) or "a single number"
+        raise ValueError(
+            f"Photo {number + 1} is {spoken} of type {getattr(photo, 'dtype', type(photo).__name__)}. "
+            "Give float arrays of height x width x 3 with values from 0 to 1."
+        )
 
 
 def scaled_down(photo: np.ndarray, most_px: int) -> np.ndarray:
