@@ -9,7 +9,7 @@ parameters of the evaluation code that Deep Image Matting (Xu et al. 2017) hande
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,10 @@ Picture = Tensor | np.ndarray
 _ROUNDING = 1e-6
 # What resampling may overshoot without being another scale of values.
 _RANGE_SLACK = 1e-3
+
+
+def _go_on() -> None:
+    """Called before each pair where nobody cancels."""
 
 
 class EmptyBandError(ValueError):
@@ -204,7 +208,12 @@ def match_instances(predicted: Picture, truth: Picture, *, support_above: float 
 
 
 def instance_matting_quality(
-    predicted: Picture, truth: Picture, *, support_above: float = 0.0, kinds: Collection[str] = QUALITY_KINDS
+    predicted: Picture,
+    truth: Picture,
+    *,
+    support_above: float = 0.0,
+    kinds: Collection[str] = QUALITY_KINDS,
+    before_pair: Callable[[], None] = _go_on,
 ) -> InstanceQuality:
     """Instance matting quality (IMQ) of one picture's instances (Sun, Tang, Tai 2022, "Human Instance Matting via
     Mutual Guidance and Multi-Instance Refinement").
@@ -217,17 +226,19 @@ def instance_matting_quality(
     not found. Without instances on one side IMQ is 0; without any on both it is 1, as nothing was missed or invented.
 
     Arguments and errors are those of `match_instances`; of the errors in QUALITY_KINDS, those not in `kinds` are left
-    out and their IMQ is NaN. For a whole test set see `pooled_quality`.
+    out and their IMQ is NaN. `before_pair` is called before each two instances are compared; what it raises (a
+    cancelled run) ends the work. For a whole test set see `pooled_quality`.
     """
     predicted, truth = _pair(predicted, truth, instances=True)
     covered, truly_covered = predicted > support_above, truth > support_above
-    matches = _matches(covered, truly_covered)
+    matches = _matches(covered, truly_covered, before_pair)
     tp, fp, fn = len(matches), len(predicted) - len(matches), len(truth) - len(matches)
     wanted = np.array([0.0 if kind in kinds else math.nan for kind in QUALITY_KINDS])
     if not len(predicted) and not len(truth):
         return InstanceQuality(*(1 + wanted).tolist(), tp, fp, fn)
     similarities = wanted
     for i, j in matches:
+        before_pair()
         similarities = similarities + _similarities(predicted[i], truth[j], covered[i] | truly_covered[j], kinds)
     by_mad, by_mse, by_grad, by_conn = (similarities / (tp + (fp + fn) / 2)).tolist()
     return InstanceQuality(by_mad, by_mse, by_grad, by_conn, tp, fp, fn)
@@ -308,13 +319,16 @@ def _largest_region(inside: np.ndarray) -> np.ndarray:
     return regions == 1 + sizes[1:].argmax()
 
 
-def _matches(covered: np.ndarray, truly_covered: np.ndarray) -> list[tuple[int, int]]:
+def _matches(
+    covered: np.ndarray, truly_covered: np.ndarray, before_pair: Callable[[], None] = _go_on
+) -> list[tuple[int, int]]:
     """`match_instances` on supports, bool [N, H, W] and [M, H, W]."""
     from scipy.optimize import linear_sum_assignment
 
     iou = np.zeros((len(covered), len(truly_covered)))
     for i, mine in enumerate(covered):
         for j, theirs in enumerate(truly_covered):
+            before_pair()
             union = np.count_nonzero(mine | theirs)
             iou[i, j] = np.count_nonzero(mine & theirs) / union if union else 0.0
     pairs = zip(*linear_sum_assignment(iou, maximize=True))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from statistics import fmean
+from typing import TYPE_CHECKING
 
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
@@ -11,6 +13,9 @@ from ..mam_model import view
 from . import sockets
 from .batch import frame_of, in_steps, masks, pair_count
 from .previews import show
+
+if TYPE_CHECKING:
+    from ..mam_model.metrics import MatteScores
 
 _ERRORS = ("sad", "mse", "mad", "grad", "conn")
 # Rows of a longer table could not be read on the node.
@@ -74,27 +79,43 @@ class MatteMetrics(io.ComfyNode):
 
 
 def _compare_frames(alpha: Tensor, truth: Tensor, trimap: Tensor | None) -> io.NodeOutput:
-    from ..mam_model.metrics import score_matte
+    from ..mam_model.metrics import EmptyBandError, score_matte
 
     batches = {"alpha": alpha, "truth": truth}
     if trimap is not None:
         _check_sizes(alpha, trimap, "trimap")
         batches["trimap"] = trimap
-    scores = []
-    for index in in_steps(pair_count(**batches)):
+    count = pair_count(**batches)
+    scores, without_band = {}, None
+    for index in in_steps(count):
         frames = [frame_of(batch, index).float() for batch in batches.values()]
-        everywhere, band = score_matte(*frames)
-        scores.append(band or everywhere)
-    means = [fmean(getattr(score, error) for score in scores) for error in _ERRORS]
+        try:
+            everywhere, band = score_matte(*frames)
+        except EmptyBandError as error:
+            # In a clip that is a frame without the subject.
+            without_band = error
+        except ValueError as error:
+            raise ValueError(f"Frame {index}: {error}" if count > 1 else str(error)) from None
+        else:
+            scores[index] = band or everywhere
+    if not scores:
+        raise without_band
+    means = [fmean(getattr(score, error) for score in scores.values()) for error in _ERRORS]
     rows = [("", *(error.upper() for error in _ERRORS))]
-    rows += [(f"frame {i}", *(f"{getattr(s, e):.3f}" for e in _ERRORS)) for i, s in enumerate(scores)]
-    if len(scores) > 1:
+    rows += [(f"frame {index}", *_cells(scores.get(index))) for index in range(count)]
+    if count > 1:
         rows.append(("mean", *(f"{mean:.3f}" for mean in means)))
     shown = rows
-    if len(scores) > _MOST_SHOWN:
-        worst = sorted(range(len(scores)), key=lambda index: scores[index].sad, reverse=True)[:_MOST_SHOWN]
-        shown = [(f"worst of {len(scores)}", *rows[0][1:]), *(rows[1 + index] for index in worst), rows[-1]]
+    if count > _MOST_SHOWN:
+        worst = sorted(scores, key=lambda index: scores[index].sad, reverse=True)[:_MOST_SHOWN]
+        shown = [(f"worst of {count}", *rows[0][1:]), *(rows[1 + index] for index in worst), rows[-1]]
     return _result(rows, *means, imq=0.0, shown=shown)
+
+
+def _cells(score: MatteScores | None) -> tuple[str, ...]:
+    if score is None:
+        return "no band", *[""] * (len(_ERRORS) - 1)
+    return tuple(f"{getattr(score, error):.3f}" for error in _ERRORS)
 
 
 def _compare_instances(alpha: Tensor, truth: Tensor) -> io.NodeOutput:
@@ -102,7 +123,9 @@ def _compare_instances(alpha: Tensor, truth: Tensor) -> io.NodeOutput:
 
     # A matte that is 0 everywhere stands for a frame without subjects, not for a subject.
     present = [batch[batch.flatten(1).amax(dim=1) > 0].float() for batch in (alpha, truth)]
-    quality = instance_matting_quality(*present, support_above=0.5 / 255)
+    quality = instance_matting_quality(
+        *present, support_above=0.5 / 255, before_pair=throw_exception_if_processing_interrupted
+    )
     rows = [
         ("", "MAD", "MSE", "GRAD", "CONN"),
         ("IMQ by", *(f"{value:.4f}" for value in (quality.mad, quality.mse, quality.grad, quality.conn))),

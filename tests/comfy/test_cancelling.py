@@ -68,6 +68,11 @@ CASES = {
         {"trimap": ("soft", 0)},
         ("mam_model.metrics", None, "score_matte"),
     ),
+    "measured instances": (
+        {"work": node("MAM_MatteMetrics", alpha=("soft", 0), truth=("mask", 0), compare="instances of one picture")},
+        {"truth": ("soft", 0)},
+        ("mam_model.metrics", None, "_similarities"),
+    ),
     "refined": (
         {"work": node("MAM_RefineMask", image=("image", 0), mask=("mask", 0))},
         {"reach": 3},
@@ -143,6 +148,26 @@ def test_a_cancelled_clip_stops_before_the_next_frame_and_leaves_nothing_behind(
     made = result_of(again)
     comfy.reset()
     assert same(made, result_of(comfy.run(graph)))
+
+
+def test_the_pictures_that_a_node_shows_are_cancelled_between_them(comfy, tensors, monkeypatch):
+    graph = {
+        "mask": node(tensors(disc(32, 48, 24, 16, 10).repeat(FRAMES, 1, 1))),
+        "work": node("MAM_EdgeAdjust", alpha=("mask", 0)),
+        "seen": node("PreviewAny", source=("work", 0)),
+    }
+    view, begun = comfy.module("mam_model.view"), []
+    reduced = view.reduced
+
+    def cancelled_in_the_second_picture(*args):
+        begun.append(1)
+        if len(begun) == 2:
+            comfy._nodes.interrupt_processing()
+        return reduced(*args)
+
+    monkeypatch.setattr(view, "reduced", cancelled_in_the_second_picture)
+    run = comfy.run(graph)
+    assert run.interrupted and run.failed_node == "work" and len(begun) == 2
 
 
 THREE_BOXES = [(2, 2, 14, 30), (16, 2, 30, 30), (32, 2, 46, 30)]

@@ -61,6 +61,27 @@ def test_a_batch_gives_the_mean_and_the_table_each_frame(measured):
     assert run.ui["measure"]["images"]
 
 
+def test_a_frame_without_a_band_counts_in_no_mean_and_the_table_says_so(measured):
+    truth = torch.stack((disc(40, 50, 25, 20, 12), torch.zeros(40, 50), disc(40, 50, 20, 20, 9)))
+    trimap = truth.clone()
+    trimap[[0, 2], 10:30, 10:40] = 0.5
+    alpha = (truth + 0.05).clamp(0, 1)
+    expected = numbers(measured(alpha[::2], truth[::2], trimap[::2]))
+    run = measured(alpha, truth, trimap)
+    assert run.ok, run.error
+    assert numbers(run) == pytest.approx(expected)
+    assert run.output("measure", 6).splitlines()[2].split("\t")[:2] == ["frame 1", "no band"]
+
+
+def test_a_frame_that_cannot_be_measured_is_named(measured):
+    truth = disc(40, 50, 25, 20, 12).repeat(3, 1, 1)
+    broken = truth.clone()
+    broken[1] *= 255
+    run = measured(broken, truth)
+    assert run.failed_node == "measure"
+    assert run.error.startswith("Frame 1: The predicted matte has values from 0 to 255")
+
+
 def test_of_a_long_batch_the_worst_frames_are_shown_and_all_are_in_the_table(comfy, measured, monkeypatch):
     view, drawn = comfy.module("mam_model.view"), []
     text_table = view.text_table
