@@ -203,12 +203,24 @@ class Composite(io.ComfyNode):
             raise ValueError('Connect a background: with canvas "background" it gives the result its size.')
         height, width = batches[canvas].shape[1:3]
         plain = solid_color(color, height, width)
+        count = pair_count(**batches)
+        known = None
+
+        def own_colors(picture: Tensor, matte: Tensor) -> Tensor:
+            nonlocal known
+            if known is not None:
+                return known.to(matte)
+            subject = estimate_foreground(picture, matte)
+            if count > len(image) == len(alpha):
+                # One subject before many backgrounds. Kept beside the picture, not on the device.
+                known = subject.to(image.device)
+            return subject
 
         def compose(index: int, device: torch.device) -> tuple[Tensor, Tensor]:
             matte = frame_of(alpha, index).to(device, torch.float32).clamp(0, 1)
             subject = frame_of(image, index).to(matte)
             if edge_color == "estimated":
-                subject = estimate_foreground(subject, matte)
+                subject = own_colors(subject, matte)
             cutout = with_alpha(subject, matte)
             if canvas == "background":
                 cutout = place(cutout, height, width, x, y, scale)
@@ -224,7 +236,6 @@ class Composite(io.ComfyNode):
             composite = wrap_light(composite, matte, behind, light_wrap_px, light_wrap)
             return composite, premultiplied(cutout) if cutout_alpha == "premultiplied" else cutout
 
-        count = pair_count(**batches)
         memory_bytes = _composing_bytes(
             image.shape[1:3],
             (height, width),

@@ -8,7 +8,7 @@ import torch
 from live_memory import LiveMemory
 from PIL import Image, ImageColor
 
-from .graphs import disc, disc_picture, node, pictures
+from .graphs import count_calls, disc, disc_picture, node, pictures
 
 
 @pytest.fixture
@@ -120,6 +120,20 @@ def test_one_background_serves_a_batch_and_a_batch_has_one_each(composite):
     assert clip.ok and clip.output("composite").shape == (3, 12, 16, 3)
     refused = composite(image, alpha, each[:2])
     assert not refused.ok and "3 frames of" in refused.error and "2 of background" in refused.error
+
+
+@pytest.mark.parametrize("canvas", ["image", "background"])
+def test_one_subject_before_many_backgrounds_has_its_colours_worked_out_once(comfy, composite, monkeypatch, canvas):
+    image, alpha = pictures(2, 12, 16), torch.rand(2, 12, 16)
+    each = pictures(3, 12, 16, seed=8)
+    alone = [composite(image[:1], alpha[:1], one[None], canvas=canvas).output("composite")[0].clone() for one in each]
+    calls = count_calls(monkeypatch, comfy.module("mam_model.foreground"), "estimate_foreground")
+    clip = composite(image[:1], alpha[:1], each, canvas=canvas)
+    assert torch.equal(clip.output("composite"), torch.stack(alone)) and len(calls) == 1
+    composite(image, alpha, each[:2], canvas=canvas)
+    assert len(calls) == 1 + 2
+    composite(image[:1], alpha, each[:1], canvas=canvas)
+    assert len(calls) == 1 + 2 + 2
 
 
 RED_AND_BLUE = torch.tensor((1.0, 0.0, 0.0)).expand(1, 10, 40, 3).clone()
