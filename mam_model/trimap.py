@@ -121,7 +121,9 @@ def _adaptive(alpha: np.ndarray, inner_px: float, outer_px: float) -> np.ndarray
     soft = ~(subject | background)
     radius = max(inner_px, outer_px, 0.5)
     side = 2 * round(radius) + 1
-    share = cv2.blur(soft.astype(np.float32), (side, side), borderType=cv2.BORDER_REPLICATE) * side / radius
+    # A larger window holds but more of the repeated border, and OpenCV keeps a row of sums for each of its rows.
+    rows, columns = (min(side, 2 * length + 1) for length in alpha.shape)
+    share = cv2.blur(soft.astype(np.float32), (columns, rows), borderType=cv2.BORDER_REPLICATE) * side / radius
     inner_px = _within(subject, inner_px)
     outer_px = _within(background, outer_px)
     unknown = soft.copy()

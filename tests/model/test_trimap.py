@@ -146,6 +146,19 @@ def test_an_adaptive_band_leaves_a_sure_core_of_a_thin_subject():
     assert (trimap_adaptive(1 - disc(60, 4), 5, 50) == 0).any()
 
 
+@pytest.mark.parametrize("shape", [(10, 300), (300, 10), (1, 1)])
+def test_an_adaptive_band_far_wider_than_the_picture_looks_no_farther_than_its_border(monkeypatch, shape):
+    """OpenCV would take memory for each row of the window: 23 GB for 1000 per cent of 10 x 12,000 pixels."""
+    import cv2
+
+    windows, blur = [], cv2.blur
+    monkeypatch.setattr(cv2, "blur", lambda image, window, **how: windows.append(window) or blur(image, window, **how))
+    alpha = torch.linspace(0, 1, shape[0] * shape[1]).reshape(shape)
+    wide, wider = (trimap_adaptive(alpha, width, width) for width in (10 * max(shape), 100 * max(shape)))
+    assert torch.equal(wide, wider)
+    assert windows == 2 * [(2 * shape[1] + 1, 2 * shape[0] + 1)]
+
+
 def test_adaptive_trimaps_of_a_batch_are_those_of_its_mattes_and_leave_them_alone():
     alphas = torch.stack((hard_and_soft(), hard_and_soft(4), torch.zeros(120, 80), torch.ones(120, 80)))
     before = alphas.clone()
