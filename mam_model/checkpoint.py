@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
@@ -36,6 +37,8 @@ _SAM_PREFIX = "seg_model."
 # second.
 _DECODER_PREFIX = "in_context_decoder."
 _FROZEN_PREFIX = "feature_extractor."
+# What the readers of PyTorch, pickle and zip raise for bytes that make no sense, besides errors of their own.
+_DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error)
 # No training program is known to name nearly as many classes in a checkpoint.
 _MOST_UNKNOWN_CLASSES = 100
 
@@ -174,7 +177,7 @@ def load_sam(path: str | os.PathLike) -> Sam:
     Returns:
         The network in float32 and eval mode, without gradients, on the CPU, independent of the file.
     Raises:
-        CheckpointError: no SAM in the file, or not all of it.
+        CheckpointError: no SAM in the file, not all of it, or no usable numbers.
     """
     from .sam import Sam, SamConfig
 
@@ -198,7 +201,7 @@ def load_m2m(path: str | os.PathLike) -> MaskToMatte:
     Returns:
         The network in float32 and eval mode, without gradients, on the CPU, independent of the file.
     Raises:
-        CheckpointError: no Mask-to-Matte in the file, or not all of it.
+        CheckpointError: no Mask-to-Matte in the file, not all of it, or no usable numbers.
     """
     from .m2m import MaskToMatte
 
@@ -217,7 +220,7 @@ def load_in_context_decoder(path: str | os.PathLike) -> InContextDecoder:
     Returns:
         The network in float32 and eval mode, without gradients, on the CPU, independent of the file.
     Raises:
-        CheckpointError: no such decoder in the file, or not all of it.
+        CheckpointError: no such decoder in the file, not all of it, or no usable numbers.
     """
     from .in_context.decoder import DecoderConfig, InContextDecoder
 
@@ -383,7 +386,7 @@ def _read_pickle(path: Path, is_zip: bool, allow_unknown_classes: bool) -> objec
                     "NEW.safetensors` takes its weights out, still without running anything."
                 )
             raise CheckpointError(refusal) from error
-        except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        except _DAMAGE as error:
             raise CheckpointError(_damaged(path, error)) from error
 
 
@@ -399,7 +402,8 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
+    # NotImplementedError, for a version that there is not yet, is a RuntimeError.
+    except (zipfile.BadZipFile, *_DAMAGE) as error:
         raise CheckpointError(_damaged(path, error)) from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(
@@ -468,21 +472,36 @@ def _filled(
     network: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike, identity: Identity, folder: str
 ) -> nn.Module:
     """`network` with exactly these weights, as copies in float32."""
-    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
-    missing = sorted(shapes.keys() - weights.keys())
-    excess = sorted(weights.keys() - shapes.keys())
-    unlike = sorted(key for key in shapes.keys() & weights.keys() if shapes[key] != weights[key].shape)
-    for keys, complaint in ((missing, "missing"), (excess, "unknown"), (unlike, "of another shape")):
-        if keys:
-            raise CheckpointError(
-                _incomplete(path, identity, f"{len(keys)} of its tensors are {complaint}, first {keys[0]}", folder)
-            )
+
+    def refuse(keys: Iterable[str], complaint: str) -> None:
+        if keys := sorted(keys):
+            complaint = f"{len(keys)} of its tensors {complaint}, first {keys[0]}"
+            raise CheckpointError(_incomplete(path, identity, complaint, folder))
+
+    wanted = network.state_dict()
+    refuse(wanted.keys() - weights.keys(), "are missing")
+    refuse(weights.keys() - wanted.keys(), "are unknown")
+    refuse((key for key in wanted if wanted[key].shape != weights[key].shape), "are of another shape")
+    learned = [key for key, tensor in wanted.items() if tensor.is_floating_point()]
+    # Quantised, sparse or without any numbers at all.
+    refuse((key for key in learned if not _is_plain_float(weights[key])), "hold no floating-point numbers")
     copies = {
         key: tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
         for key, tensor in weights.items()
     }
+    # The network would run, and its mattes would be black or noise.
+    refuse((key for key in learned if not _is_finite(copies[key])), "hold numbers that are none (NaN or infinite)")
     network.load_state_dict(copies, assign=True)
     return network.requires_grad_(False).eval()
+
+
+def _is_plain_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout is torch.strided and not tensor.is_meta
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Without a mask of the tensor's size beside it."""
+    return all(extreme.isfinite() for extreme in tensor.aminmax())
 
 
 def _incomplete(path: str | os.PathLike, identity: Identity, complaint: str, folder: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from .scribble import points_from_scribbles, strokes_on_all, with_scribbles
 
 # Targets that a GPU decodes together.
 _GPU_TARGETS = 8
+
+# The mask decoder halves its channels for some of its attention, which has eight heads.
+_PROMPT_DIM_STEP = 16
 
 # How sure a mask hint is made of itself, as a logit. SAM was trained to refine its own logits, which are in the tens.
 _HINT_LOGIT = 10.0
@@ -54,23 +58,34 @@ class SamConfig:
 
         Raises:
             KeyError: when a tensor that every SAM has is missing.
+            ValueError: when the shapes are of no SAM.
         """
-        _, grid, _, embed_dim = state_dict["image_encoder.pos_embed"].shape
-        patch_size = state_dict["image_encoder.patch_embed.proj.weight"].shape[-1]
+        position = state_dict["image_encoder.pos_embed"].shape
+        patch = state_dict["image_encoder.patch_embed.proj.weight"].shape
+        prompt = state_dict["prompt_encoder.no_mask_embed.weight"].shape
+        hidden = state_dict["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape
         depth = 1 + max(int(key.split(".")[2]) for key in state_dict if key.startswith("image_encoder.blocks."))
         spans = [state_dict[f"image_encoder.blocks.{i}.attn.rel_pos_h"].shape for i in range(depth)]
+        dimensions = [len(shape) for shape in (position, patch, prompt, hidden, *spans)]
+        if dimensions != [4, 4, 2, 2, *(2 for _ in spans)] or 0 in (*position, *patch, *chain(*spans)):
+            raise ValueError("its tensors have other dimensions")
+        _, grid, _, embed_dim = position
+        num_heads, rest = divmod(embed_dim, spans[0][1])
+        if rest or prompt[1] % _PROMPT_DIM_STEP:
+            raise ValueError("its channels cannot be shared among attention heads")
+        patch_size = patch[-1]
         # A relative position table covers -(n - 1)..(n - 1) tokens: the whole grid where attention is global.
         extents = [(length + 1) // 2 for length, _ in spans]
         return cls(
             depth=depth,
             embed_dim=embed_dim,
-            num_heads=embed_dim // spans[0][1],
+            num_heads=num_heads,
             global_attention=tuple(i for i, extent in enumerate(extents) if extent == grid),
             image_size=grid * patch_size,
             patch_size=patch_size,
             window_size=min(extents),
-            prompt_dim=state_dict["prompt_encoder.no_mask_embed.weight"].shape[1],
-            decoder_mlp_dim=state_dict["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
+            prompt_dim=prompt[1],
+            decoder_mlp_dim=hidden[0],
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import random
 import zipfile
 from dataclasses import asdict
 from itertools import chain
@@ -193,12 +194,23 @@ def test_sam_is_not_mask_to_matte_and_the_other_way_round(tiny_sam_file, tiny_m2
     assert_says_where_to_get("sams", caught)
 
 
+def change(how):
+    """What brings all of the weights into another form."""
+    return lambda weights: weights.update({key: how(tensor) for key, tensor in weights.items()})
+
+
 @pytest.mark.parametrize(
     "spoil, complaint",
     [
         (lambda weights: weights.pop("bn1.weight"), "1 of its tensors are missing, first bn1.weight"),
         (lambda weights: weights.update(extra=torch.zeros(1)), "1 of its tensors are unknown, first extra"),
         (lambda weights: weights.update({"bn1.bias": torch.zeros(7)}), "1 of its tensors are of another shape"),
+        (change(lambda tensor: tensor.to(torch.int8)), "161 of its tensors hold no floating-point numbers"),
+        (change(lambda tensor: tensor.to(torch.complex64)), "161 of its tensors hold no floating-point numbers"),
+        (change(lambda tensor: tensor.to_sparse() if tensor.ndim else tensor), "hold no floating-point numbers"),
+        (change(lambda tensor: tensor.to("meta")), "hold no floating-point numbers"),
+        (lambda weights: weights.update({"bn1.bias": torch.full((32,), torch.nan)}), "1 of its tensors .*NaN or inf"),
+        (lambda weights: weights.update({"bn1.bias": torch.full((32,), -torch.inf)}), "1 of its tensors .*NaN or inf"),
     ],
 )
 def test_weights_have_to_fit_exactly(tmp_path, m2m_weights, spoil, complaint):
@@ -207,6 +219,25 @@ def test_weights_have_to_fit_exactly(tmp_path, m2m_weights, spoil, complaint):
     torch.save(weights, tmp_path / "m2m.pth")
     with pytest.raises(CheckpointError, match=complaint):
         load_m2m(tmp_path / "m2m.pth")
+
+
+@pytest.mark.parametrize(
+    "key, shape",
+    [
+        ("image_encoder.pos_embed", (1, 0, 0, 64)),
+        ("image_encoder.pos_embed", ()),
+        ("image_encoder.patch_embed.proj.weight", ()),
+        ("image_encoder.blocks.0.attn.rel_pos_h", (13, 0)),
+        ("image_encoder.blocks.0.attn.rel_pos_h", (13, 128)),
+        ("prompt_encoder.no_mask_embed.weight", (256,)),
+        ("prompt_encoder.no_mask_embed.weight", (1, 100)),
+        ("mask_decoder.transformer.layers.0.mlp.lin1.weight", ()),
+    ],
+)
+def test_a_sam_whose_size_cannot_be_read_off_is_still_called_sam(tmp_path, sam_weights, key, shape):
+    torch.save({**sam_weights, key: torch.zeros(shape)}, tmp_path / "sam.pth")
+    with pytest.raises(CheckpointError, match="sam.pth is SAM, but not as published: its size cannot be read off"):
+        load_sam(tmp_path / "sam.pth")
 
 
 @pytest.mark.parametrize("lost", ["prompt_encoder.no_mask_embed.weight", "mask_decoder.output_upscaling.0.weight"])
@@ -260,6 +291,23 @@ def test_an_interrupted_download_is_called_incomplete(tmp_path, m2m_weights, nam
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(CheckpointError, match=f"{name} is incomplete or damaged.*download it again"):
         load_m2m(path)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_file_with_some_bytes_destroyed_is_read_or_called_damaged(tmp_path, m2m_weights, is_zip):
+    path = tmp_path / "m2m.pth"
+    few = {key: tensor for key, tensor in m2m_weights.items() if tensor.numel() < 300}
+    torch.save(few, path, _use_new_zipfile_serialization=is_zip)
+    whole, draw = path.read_bytes(), random.Random(0)
+    for _ in range(200):
+        spoilt = bytearray(whole)
+        for _ in range(draw.choice((1, 3, 10))):
+            spoilt[draw.randrange(4, len(whole))] = draw.randrange(256)
+        path.write_bytes(spoilt[: draw.choice((len(whole), draw.randrange(9, len(whole))))])
+        try:
+            read_state_dict(path)
+        except CheckpointError as error:
+            assert "m2m.pth" in str(error)
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)]])
