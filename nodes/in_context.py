@@ -153,11 +153,11 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, decoder_name: str = "") -> bool | str:
+    def validate_inputs(cls, decoder_name: str | None = None) -> bool | str:
         return check_choice(decoder_name, IN_CONTEXT_FOLDER)
 
     @classmethod
-    def fingerprint_inputs(cls, decoder_name: str = "", **_linked) -> str:
+    def fingerprint_inputs(cls, decoder_name: str | None = None, **_linked) -> str:
         return file_fingerprint(decoder_name, IN_CONTEXT_FOLDER)
 
     @classmethod

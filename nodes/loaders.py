@@ -56,11 +56,11 @@ class LoadSAM(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sam_name: str = "") -> bool | str:
+    def validate_inputs(cls, sam_name: str | None = None) -> bool | str:
         return check_choice(sam_name, SAM_FOLDER)
 
     @classmethod
-    def fingerprint_inputs(cls, sam_name: str = "", precision: str = "auto") -> str:
+    def fingerprint_inputs(cls, sam_name: str | None = None, precision: str = "auto") -> str:
         return f"{file_fingerprint(sam_name, SAM_FOLDER)} {precision}"
 
     @classmethod
@@ -103,11 +103,11 @@ class LoadM2M(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, m2m_name: str = "") -> bool | str:
+    def validate_inputs(cls, m2m_name: str | None = None) -> bool | str:
         return check_choice(m2m_name, M2M_FOLDER)
 
     @classmethod
-    def fingerprint_inputs(cls, m2m_name: str = "", precision: str = "auto") -> str:
+    def fingerprint_inputs(cls, m2m_name: str | None = None, precision: str = "auto") -> str:
         return f"{file_fingerprint(m2m_name, M2M_FOLDER)} {precision}"
 
     @classmethod

@@ -73,19 +73,28 @@ def file_choices(folder: str) -> list[str]:
     return present + offered
 
 
-def check_choice(name: str, folder: str) -> bool | str:
-    """True, or the sentence that validation shows for a file that is neither there nor published."""
+def check_choice(name: str | None, folder: str) -> bool | str:
+    """True, or the sentence that validation shows for a file that is neither there nor published.
+
+    Args:
+        name: None where another node will give it.
+    """
     register_model_folders()
-    if folder_paths.get_full_path(folder, name) or _published(name, folder):
+    if name is None or folder_paths.get_full_path(folder, name) or _published(name, folder):
         return True
     return f'There is no "{name}" in models/{folder}. {sources(folder)}'
 
 
-def file_fingerprint(name: str, folder: str) -> str:
-    """Changes when the file behind a name is replaced, deleted or comes back."""
+def file_fingerprint(name: str | None, folder: str) -> str:
+    """Changes when the file behind a name is replaced, deleted or comes back.
+
+    Args:
+        name: None where another node will give it; then every file of the folder counts.
+    """
     register_model_folders()
-    path = folder_paths.get_full_path(folder, name)
-    return "absent" if path is None else repr(identity_of(path))
+    names = folder_paths.get_filename_list(folder) if name is None else [name]
+    paths = [folder_paths.get_full_path(folder, each) for each in names]
+    return repr([path and identity_of(path) for path in paths])
 
 
 def model_file(name: str, folder: str) -> str:
@@ -101,7 +110,7 @@ def model_file(name: str, folder: str) -> str:
         return path
     published = _published(name, folder)
     if published is None:
-        raise FileNotFoundError(f'"{name}" is no longer in models/{folder}. {sources(folder)}')
+        raise FileNotFoundError(f'There is no "{name}" in models/{folder}. {sources(folder)}')
     logging.info("Matting Anything: downloading %s (%s) into models/%s", name, published.size, folder)
     bar = comfy.utils.ProgressBar(published.size_bytes)
 

@@ -52,11 +52,11 @@ class LoadTextDetector(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, detector_name: str = "") -> bool | str:
+    def validate_inputs(cls, detector_name: str | None = None) -> bool | str:
         return check_text_detector(detector_name)
 
     @classmethod
-    def fingerprint_inputs(cls, detector_name: str = "") -> str:
+    def fingerprint_inputs(cls, detector_name: str | None = None) -> str:
         return text_detector_fingerprint(detector_name)
 
     @classmethod

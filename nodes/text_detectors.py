@@ -54,17 +54,26 @@ def text_detector_choices() -> list[str]:
     return present + [model.name for model in TEXT_DETECTORS if model.name not in present]
 
 
-def check_text_detector(name: str) -> bool | str:
-    """True, or the sentence that validation shows for a folder that is neither there nor published."""
-    if name in text_detector_choices():
+def check_text_detector(name: str | None) -> bool | str:
+    """True, or the sentence that validation shows for a folder that is neither there nor published.
+
+    Args:
+        name: None where another node will give it.
+    """
+    if name is None or name in text_detector_choices():
         return True
     return f'There is no folder "{name}" in models/{TEXT_DETECTOR_FOLDER}. {text_detector_sources()}'
 
 
-def text_detector_fingerprint(name: str) -> str:
-    """Changes when a file of the detector is replaced, deleted or comes back."""
-    folder = _text_detector_folders().get(name)
-    return "absent" if folder is None else repr(_identity_of_folder(folder))
+def text_detector_fingerprint(name: str | None) -> str:
+    """Changes when a file of the detector is replaced, deleted or comes back.
+
+    Args:
+        name: None where another node will give it; then every detector counts.
+    """
+    folders = _text_detector_folders()
+    chosen = folders.values() if name is None else [folders.get(name)]
+    return repr([folder and _identity_of_folder(folder) for folder in chosen])
 
 
 def text_detector_folder(name: str) -> Path:
@@ -80,7 +89,7 @@ def text_detector_folder(name: str) -> Path:
     published = next((model for model in TEXT_DETECTORS if model.name == name), None)
     if published is None:
         raise FileNotFoundError(
-            f'The folder "{name}" is no longer in models/{TEXT_DETECTOR_FOLDER}. {text_detector_sources()}'
+            f'In models/{TEXT_DETECTOR_FOLDER} is no folder "{name}" with anything in it. {text_detector_sources()}'
         )
     return _download_folder(published)
 

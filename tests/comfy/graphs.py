@@ -51,6 +51,14 @@ def without_models(method: str = "none", **inputs) -> dict:
     }
 
 
+def named_by_another_node(name: str) -> dict:
+    """Node "name", which gives a name to a loader: a switch, because ComfyUI takes no plain text for a list."""
+    return {
+        "text": node("PrimitiveString", value=name),
+        "name": node("ComfySwitchNode", switch=True, on_true=("text", 0), on_false=("text", 0)),
+    }
+
+
 def boxes(text: str, **inputs) -> dict:
     return node("MAM_PromptBoxes", boxes=text, **inputs)
 

@@ -15,7 +15,7 @@ import checkpoints
 import pytest
 import torch
 
-from .graphs import boxes, loaders, models_in_memory, node, pictures, whole
+from .graphs import boxes, loaders, models_in_memory, named_by_another_node, node, pictures, whole
 
 SAM = SimpleNamespace(
     node="MAM_LoadSAM", name="sam_name", folder="sams", expected="Expected is SAM (ViT-B", get="sam_vit_b"
@@ -186,6 +186,25 @@ def test_a_name_that_nobody_has_is_refused_before_anything_runs(comfy, loader):
     assert not run.ok and run.executed == []
     assert f'There is no "no_such.pth" in models/{loader.folder}' in run.error
     assert loader.get in run.error
+
+
+@LOADERS
+def test_the_name_may_come_from_another_node(comfy, loader, model_file, tiny_sam_file, tiny_m2m_file):
+    source = {"sams": tiny_sam_file, "mam": tiny_m2m_file}[loader.folder]
+    model_file(loader, "chosen.pth").write_bytes(source.read_bytes())
+    graph = {
+        **named_by_another_node("chosen.pth"),
+        "loader": node(loader.node, **{loader.name: ("name", 0)}),
+        "see": node("PreviewAny", source=("loader", 0)),
+    }
+    run = comfy.run(graph)
+    assert run.ok and run.output("loader").name == "chosen.pth", run.error
+    assert comfy.run(graph).executed == []
+    model_file(loader, "chosen.pth").touch()
+    assert "loader" in comfy.run(graph).executed
+    run = comfy.run({**graph, **named_by_another_node("no_such.pth")})
+    assert run.failed_node == "loader"
+    assert f'There is no "no_such.pth" in models/{loader.folder}' in run.error and loader.get in run.error
 
 
 @LOADERS

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from .graphs import boxes, loaders, models_in_memory, node, pictures, whole
+from .graphs import boxes, loaders, models_in_memory, named_by_another_node, node, pictures, whole
 
 
 @pytest.fixture
@@ -288,6 +288,17 @@ def test_folders_are_offered_before_published_ones_that_are_absent(models, place
     assert models.text_detector_choices()[0] == "."
 
 
+def test_the_folders_name_may_come_from_another_node(comfy, tensors, place_folder, tiny_text_detector_folder):
+    folder = place_folder(tiny_text_detector_folder, "chosen")
+    graph = {**named_by_another_node("chosen"), "detector": detector(("name", 0))}
+    graph |= {"image": node(tensors(pictures(1, 60, 90))), **asked("dog")}
+    run = comfy.run(graph)
+    assert run.ok and run.output("detector").name == "chosen", run.error
+    assert comfy.run(graph).executed == []
+    (folder / "config.json").touch()
+    assert "detector" in comfy.run(graph).executed
+
+
 @pytest.mark.parametrize("name", ["gone", "../sams", "/absolute", ""])
 def test_a_folder_that_is_not_there_is_refused_before_anything_runs(comfy, tensors, models, place_folder, name):
     graph = {"detector": detector(name), "image": node(tensors(pictures(1, 60, 90))), **asked("dog")}
@@ -295,7 +306,7 @@ def test_a_folder_that_is_not_there_is_refused_before_anything_runs(comfy, tenso
     assert not run.executed
     assert f'There is no folder "{name}" in models/grounding-dino' in run.error
     assert "https://huggingface.co/IDEA-Research/grounding-dino-tiny" in run.error
-    with pytest.raises(FileNotFoundError, match="is no longer in models/grounding-dino"):
+    with pytest.raises(FileNotFoundError, match=f'In models/grounding-dino is no folder "{name}"'):
         models.text_detector_folder(name)
 
 
