@@ -188,6 +188,20 @@ def load_text_detector(folder: Path) -> TextDetector:
             f"The weights in {folder.name} are not all of Grounding DINO: {len(missing)} tensors are missing, first "
             f"{missing[0]}. {text_detector_sources()}"
         )
+    # The network would run, and find nothing.
+    if wrong := sorted(name for name, weight in network.named_parameters() if not weight.isfinite().all()):
+        raise CheckpointError(
+            f"The weights in {folder.name} are damaged: {len(wrong)} tensors hold numbers that are none (NaN or "
+            f"infinite), first {wrong[0]}. {text_detector_sources()}"
+        )
+    # BERT has a vector for each word of its vocabulary; a missing word would be taken for an unknown one.
+    words = config.text_config.vocab_size
+    if len(tokenizer) < words:
+        raise CheckpointError(
+            f"The vocabulary in {folder.name} is incomplete: it has {len(tokenizer):,} of {words:,} words. Delete "
+            f"{' or '.join(name for name in _TOKENIZERS if (folder / name).is_file())} and download it again. "
+            f"{text_detector_sources()}"
+        )
     return TextDetector(network.float(), tokenizer, image_processor).requires_grad_(False).eval()
 
 

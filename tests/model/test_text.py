@@ -269,6 +269,24 @@ def test_weights_that_lack_a_part_are_refused_instead_of_made_up(folder):
         load_text_detector(folder)
 
 
+def test_weights_that_are_not_numbers_are_refused_instead_of_finding_nothing(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    spoilt = next(key for key in weights if "text_projection.bias" in key)
+    weights[spoilt][0] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"1 tensors hold numbers that are none .*, first {spoilt}"):
+        load_text_detector(folder)
+
+
+@pytest.mark.parametrize("content", ["", "<!DOCTYPE html>", "\n".join(grounding_dino.vocabulary()[:900])])
+def test_a_vocabulary_that_broke_off_is_refused(folder, content):
+    (folder / "vocab.txt").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match="vocabulary in my-detector is incomplete.*1,100 words. Delete vocab.txt"):
+        load_text_detector(folder)
+
+
 def test_weights_of_another_size_are_refused(folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["num_queries"] = 30
