@@ -73,7 +73,7 @@ def adjust_edge(alpha: Tensor, options: EdgeOptions, on_part: Callable[[int, int
 
 
 def _adjusted(alpha: np.ndarray, options: EdgeOptions, on_part: Callable[[int, int], None] | None) -> np.ndarray:
-    alpha = alpha.copy()
+    """`adjust_edge` of one float32 [H, W] in 0..1, which may be changed."""
     if options.remove_specks_px:
         alpha[_small_regions(alpha > _CLEAR, options.remove_specks_px)] = 0
     if options.fill_holes_px:

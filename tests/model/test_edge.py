@@ -22,8 +22,11 @@ def edge_radius(alpha: torch.Tensor) -> float:
 
 
 def test_defaults_leave_a_matte_alone():
-    alpha = disc(20)
-    assert torch.equal(adjust_edge(alpha, EdgeOptions()), alpha)
+    alpha = torch.zeros(20, 30)
+    # Every level, single pixels among them.
+    alpha[2:18:4, 2:28:4] = torch.linspace(0, 1, 28).reshape(4, 7)
+    for matte in (alpha, 1 - alpha):
+        assert torch.equal(adjust_edge(matte, EdgeOptions()), matte)
 
 
 def test_the_input_is_not_modified():
@@ -90,9 +93,10 @@ def test_small_holes_are_filled_with_their_soft_rim_and_large_ones_stay():
     assert torch.all(filled[30:50, 30:50] == 0)
 
 
-def test_a_gap_at_the_picture_border_is_no_hole():
-    alpha = torch.ones(20, 20)
-    alpha[0:3, 5:8] = 0
+@pytest.mark.parametrize("gap", [np.s_[:3, 5:8], np.s_[-3:, 5:8], np.s_[5:8, :3], np.s_[5:8, -3:]])
+def test_a_gap_at_the_picture_border_is_no_hole(gap):
+    alpha = torch.ones(20, 30)
+    alpha[gap] = 0
     assert torch.equal(adjust_edge(alpha, EdgeOptions(fill_holes_px=100)), alpha)
 
 
@@ -101,6 +105,20 @@ def test_specks_disappear_and_the_subject_stays():
     speckled = alpha.clone()
     speckled[2:4, 2:4] = 0.7
     assert torch.equal(adjust_edge(speckled, EdgeOptions(remove_specks_px=6)), alpha)
+
+
+def test_a_veil_of_less_than_a_level_neither_joins_a_speck_to_the_subject_nor_disappears_with_it():
+    alpha = torch.full((20, 30), 0.9 / 255)
+    alpha[5:15, 3:13] = 1
+    alpha[9, 20] = 0.7
+    cleaned = alpha.clone()
+    cleaned[9, 20] = 0
+    assert torch.equal(adjust_edge(alpha, EdgeOptions(remove_specks_px=5)), cleaned)
+    assert torch.equal(adjust_edge(1 - alpha, EdgeOptions(fill_holes_px=5)), 1 - cleaned)
+    # A level and a little more does join it.
+    alpha[9, 13:20] = 1.05 / 255
+    assert torch.equal(adjust_edge(alpha, EdgeOptions(remove_specks_px=5)), alpha)
+    assert torch.equal(adjust_edge(1 - alpha, EdgeOptions(fill_holes_px=5)), 1 - alpha)
 
 
 def test_frames_of_a_batch_are_adjusted_one_by_one():
