@@ -143,8 +143,9 @@ def test_center_keeps_the_pixels_as_they_are():
 
 @pytest.mark.parametrize("mode", ["cover", "contain", "stretch", "center"])
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (300, 5)])
-def test_every_shape_of_background_comes_out_at_the_wanted_size(mode, size):
-    assert fit_picture(torch.rand(2, *size, 3), 16, 23, mode).shape == (2, 16, 23, 3)
+@pytest.mark.parametrize("wanted", [(16, 23), (1, 40), (40, 1)])
+def test_every_shape_of_background_comes_out_at_the_wanted_size(mode, size, wanted):
+    assert fit_picture(torch.rand(2, *size, 3), *wanted, mode).shape == (2, *wanted, 3)
 
 
 def test_an_unknown_way_to_fit_is_refused_with_the_known_ones():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from mam_model.training.losses import l1_loss, laplacian_loss
+from mam_model.m2m import AlphaPyramid
+from mam_model.training.losses import l1_loss, laplacian_loss, pyramid_loss
 
 BINOMIAL = (1, 4, 6, 4, 1)
 
@@ -129,6 +132,16 @@ def test_gradients_of_the_laplacian_loss_are_those_of_finite_differences():
             losses.append(laplacian_loss(moved, true, weight).item())
         slope = (losses[0] - losses[1]) / (2 * step)
         assert predicted.grad[0, 0, row, column].item() == pytest.approx(slope, abs=5e-4)
+
+
+@pytest.mark.parametrize(("scale", "share"), [("os8", 1 / 5), ("os4", 1 / 5), ("os1", 2 / 5)])
+def test_each_scale_costs_its_share_of_both_losses_under_its_own_weight(scale, share):
+    predicted, true, weight = maps(10)
+    everywhere = torch.ones_like(true)
+    expected = share * (l1_loss(predicted, true, weight) + laplacian_loss(predicted, true, weight)).item()
+    scales = replace(AlphaPyramid(true, true, true), **{scale: predicted})
+    weights = replace(AlphaPyramid(everywhere, everywhere, everywhere), **{scale: weight})
+    assert pyramid_loss(scales, true, weights).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_pictures_too_small_for_five_levels_are_refused_with_a_sentence():

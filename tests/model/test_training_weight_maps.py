@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mam_model.m2m import AlphaPyramid
 from mam_model.training.config import Schedule
@@ -57,8 +58,13 @@ def some_band(count: int = 2, side: int = 96) -> torch.Tensor:
 
 
 def kinds_of_weights(steps: range) -> dict[int, str]:
-    """For each step: whether os1 learns everywhere, from the trimap's band, or from the band that os4 leaves."""
+    """For each step: whether os4 and os1 learn everywhere, from the trimap's band, or from what a coarser one leaves.
+
+    At 96 pixels a side the discs are of up to 3 pixels for os4, and of one, which widens nothing, for os1.
+    """
     pyramid, band = predicted(), some_band()
+    left_by_os8, left_by_os4 = (((alpha - 0.5).abs() <= 0.5 - 1 / 255).float() for alpha in (pyramid.os8, pyramid.os4))
+    widest = F.max_pool2d(left_by_os8, 3, stride=1, padding=1)
     found = {}
     for step in steps:
         weights = weight_maps(SCHEDULE, 0, step, [2 * step, 2 * step + 1], band, pyramid)
@@ -67,8 +73,11 @@ def kinds_of_weights(steps: range) -> dict[int, str]:
             found[step] = "everywhere"
         elif torch.equal(weights.os1, band.float()) and torch.equal(weights.os4, band.float()):
             found[step] = "trimap"
-        else:
+        elif torch.equal(weights.os1, left_by_os4) and bool((weights.os4 >= left_by_os8).all()):
+            assert bool((weights.os4 <= widest).all())
             found[step] = "unsure"
+        else:
+            found[step] = "something else"
     return found
 
 
@@ -162,6 +171,19 @@ def test_trimaps_differ_in_width():
     alpha = soft_disc(1024, 300, 2)
     areas = {int((random_trimap(np.random.default_rng(seed), alpha) == 0.5).sum()) for seed in range(8)}
     assert len(areas) > 5
+
+
+@pytest.mark.parametrize(("side", "unknown_px"), [(512, 14), (1024, 29), (2000, 29), (2560, 36)])
+def test_the_widest_disc_has_30_pixels_at_1024_to_2048_and_grows_beyond(side, unknown_px):
+    """15, 30 and 37 pixels: an even disc takes n / 2 from one side and one less from the other, an odd one n // 2."""
+
+    class Widest:
+        def integers(self, low: int, high: int) -> int:
+            return high - 1
+
+    alpha = np.zeros((side, side), np.float32)
+    alpha[:, side // 2 :] = 1
+    assert (random_trimap(Widest(), alpha)[side // 2] == 0.5).sum() == unknown_px
 
 
 def test_a_level_of_8_bits_is_no_edge():
