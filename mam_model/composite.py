@@ -115,11 +115,10 @@ def place(rgba: Tensor, height: int, width: int, x: float = 0.5, y: float = 0.5,
     canvas = rgba.new_zeros(height, width, 4)
     top, left = round(y * height - rows / 2), round(x * width - columns / 2)
     seen = scaled[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
-    if seen.numel():
-        first_row, first_column = max(0, top), max(0, left)
-        canvas[first_row : first_row + seen.shape[0], first_column : first_column + seen.shape[1]] = seen
+    first_row, first_column = max(0, top), max(0, left)
+    canvas[first_row : first_row + seen.shape[0], first_column : first_column + seen.shape[1]] = seen
     alpha = canvas[..., 3:]
-    return torch.cat((torch.where(alpha > 0, canvas[..., :3] / alpha.clamp(min=1e-6), 0).clamp(0, 1), alpha), dim=-1)
+    return torch.cat(((canvas[..., :3] / alpha.clamp(min=1e-6)).clamp(0, 1), alpha), dim=-1)
 
 
 def light_wrap(composite: Tensor, alpha: Tensor, background: Tensor, width_px: float, amount: float) -> Tensor:

@@ -70,7 +70,7 @@ def _dilated_by_runs(area: Tensor, size: int) -> Tensor:
     # doubled[k] holds, for each place, whether anything lies in the 2 ** k places from it on.
     doubled = [padded]
     widened = torch.zeros_like(area)
-    for (first, length), rows in sorted(_runs(size).items(), key=lambda run: run[0][1]):
+    for (first, length), rows in _runs(size).items():
         while 2 ** len(doubled) <= length:
             half = 2 ** (len(doubled) - 1)
             doubled.append(doubled[-1][..., :-half] | doubled[-1][..., half:])

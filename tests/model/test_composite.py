@@ -46,21 +46,28 @@ def test_one_subject_serves_a_batch_of_mattes():
 def test_pictures_of_different_sizes_are_refused_with_their_sizes():
     with pytest.raises(ValueError, match="6 x 8"):
         over(torch.rand(6, 8, 3), torch.rand(6, 9), torch.rand(6, 8, 3))
-    with pytest.raises(ValueError, match="6 x 9"):
-        with_alpha(torch.rand(6, 8, 3), torch.rand(6, 9))
+    for picture, matte in ((torch.rand(6, 8, 3), torch.rand(6, 9)), (torch.rand(1, 1, 3), torch.rand(6, 9))):
+        with pytest.raises(ValueError, match=r"alpha \(6 x 9\) differ in size"):
+            with_alpha(picture, matte)
 
 
-def test_linear_light_mixes_black_and_white_to_a_brighter_grey():
-    grey = over(torch.ones(1, 1, 3), torch.full((1, 1), 0.5), torch.zeros(3), linear_light=True)
-    torch.testing.assert_close(grey, torch.full((1, 1, 3), 0.7353569), rtol=0, atol=1e-5)
+@pytest.mark.parametrize(
+    ("front", "alpha", "back", "mixed"),
+    # The light of sRGB 0.5 is 0.21404114: a quarter of it and three of white's make 0.80351.
+    [(1.0, 0.5, 0.0, 0.7353569), (0.5, 0.25, 1.0, 0.908088)],
+)
+def test_linear_light_mixes_to_a_brighter_colour(front, alpha, back, mixed):
+    found = over(torch.full((1, 1, 3), front), torch.full((1, 1), alpha), torch.full((3,), back), linear_light=True)
+    torch.testing.assert_close(found, torch.full((1, 1, 3), mixed), rtol=0, atol=1e-5)
 
 
 def test_the_srgb_curve_and_its_inverse_undo_each_other():
     values = torch.linspace(0, 1, 1001, dtype=torch.float64)
     torch.testing.assert_close(linear_to_srgb(srgb_to_linear(values)), values, rtol=0, atol=1e-7)
-    known = srgb_to_linear(torch.tensor([0.0, 0.04045, 0.5, 1.0], dtype=torch.float64))
-    expected = torch.tensor([0.0, 0.04045 / 12.92, 0.21404114, 1.0], dtype=torch.float64)
+    known = srgb_to_linear(torch.tensor([-0.5, 0.0, 0.04045, 0.5, 1.0], dtype=torch.float64))
+    expected = torch.tensor([0.0, 0.0, 0.04045 / 12.92, 0.21404114, 1.0], dtype=torch.float64)
     torch.testing.assert_close(known, expected, rtol=0, atol=1e-7)
+    assert linear_to_srgb(torch.tensor(-0.5)) == 0
 
 
 def test_rgba_keeps_the_colours_untouched_where_alpha_is_zero():
@@ -136,9 +143,34 @@ def test_stretch_uses_all_of_the_background_everywhere():
 def test_center_keeps_the_pixels_as_they_are():
     background = torch.rand(6, 8, 3)
     assert torch.equal(fit_picture(background, 4, 4, "center"), background[1:5, 2:6])
+    assert torch.equal(fit_picture(background, 5, 7, "center"), background[:5, :7])
     larger = fit_picture(background, 10, 12, "center", fill=(1, 0, 0))
     assert torch.equal(larger[2:8, 2:10], background)
     assert larger[0, 0].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "wanted", "scale", "offset"),
+    [
+        ("cover", (40, 60), (30, 30), 0.75, (0, -7.5)),
+        ("cover", (60, 40), (30, 30), 0.75, (-7.5, 0)),
+        ("cover", (40, 60), (80, 92), 2, (0, -14)),
+        ("contain", (40, 60), (30, 55), 0.75, (0, 5)),
+        ("contain", (60, 40), (55, 30), 0.75, (5, 0)),
+        ("contain", (40, 60), (90, 120), 2, (5, 0)),
+    ],
+)
+def test_a_background_is_scaled_alike_both_ways_and_lies_in_the_middle(mode, size, wanted, scale, offset):
+    """Its colours are its own coordinates, which averaging keeps, but for its border, to a few hundredths."""
+    rows, columns = torch.meshgrid(*(torch.arange(n) + 0.5 for n in size), indexing="ij")
+    fitted = fit_picture(torch.stack((rows, columns, torch.ones(size)), dim=-1), *wanted, mode, fill=(-1, -1, 0))
+    places = (((torch.arange(n) + 0.5 - start) / scale) for n, start in zip(wanted, offset))
+    expected = torch.stack(torch.meshgrid(*places, indexing="ij"), dim=-1)
+    shown = ((expected > 0) & (expected < torch.tensor(size))).all(dim=-1)
+    assert torch.equal(fitted[..., 2] > 0.5, shown)
+    fitted, expected = fitted[2:-2, 2:-2, :2], expected[2:-2, 2:-2]
+    inside = ((expected > 2) & (expected < torch.tensor(size) - 2)).all(dim=-1)
+    torch.testing.assert_close(fitted[inside], expected[inside], rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("mode", ["cover", "contain", "stretch", "center"])
@@ -194,8 +226,9 @@ def test_what_lies_over_the_edge_of_the_canvas_is_cut_off(x, y):
 
 
 @pytest.mark.parametrize(("x", "y"), [(-2.0, 0.5), (3.0, 0.5), (0.5, -2.0), (0.5, 3.0), (3.0, 3.0)])
-def test_a_cut_out_placed_outside_leaves_the_canvas_clear(x, y):
-    assert not place(cut_out(10, 10), 20, 40, x=x, y=y).any()
+@pytest.mark.parametrize("size", [(10, 10), (60, 120)])
+def test_a_cut_out_placed_outside_leaves_the_canvas_clear(size, x, y):
+    assert not place(cut_out(*size), 20, 40, x=x, y=y).any()
 
 
 def test_a_cut_out_larger_than_the_canvas_shows_its_middle():
@@ -220,6 +253,8 @@ def test_placing_bears_any_size_and_scale(size, scale):
     canvas = place(cut_out(*size), 12, 17, scale=scale)
     assert canvas.shape == (12, 17, 4)
     assert torch.isfinite(canvas).all() and canvas.min() >= 0 and canvas.max() <= 1
+    if scale == 0.001:
+        assert canvas[..., 3].sum() == 1, "at least a pixel is left"
     assert canvas[..., 3].any()
 
 
@@ -256,7 +291,7 @@ def test_light_wrap_only_adds_light_and_only_near_the_edge():
     added = made - composite
     assert added.min() >= 0 and made.max() <= 1
     assert added[:, 21:23].min() > 0.01
-    assert added[:, 20 + 2 * 6 :].max() == 0, "it reaches no farther than one and a half times its width"
+    assert added[:, 26].max() > 0 and added[:, 27:].max() == 0, "it reaches one and a half times its width"
     assert added[alpha == 0].max() == 0, "the background itself is not brightened"
 
 
@@ -267,12 +302,17 @@ def test_light_wrap_fades_inwards_and_takes_the_backgrounds_colour():
     assert added[:, :2].max() == 0
 
 
-def test_a_wider_or_stronger_wrap_adds_more():
-    white = torch.ones(40, 60, 3)
-    _, composite, narrow = wrapped(white, width_px=3)
-    wide, faint = wrapped(white, width_px=12)[2], wrapped(white, width_px=3, amount=0.3)[2]
-    assert (wide - composite)[:, 25:].sum() > (narrow - composite)[:, 25:].sum()
-    assert (narrow - composite).sum() > 2 * (faint - composite).sum() > 0
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_white_wall_sheds_a_gaussians_tail_of_light_on_black(turned):
+    """Of a Gaussian with a standard deviation of half the width, 4 pixels: 0.5, 4.5 and 8.5 pixels from the edge."""
+    alpha = torch.zeros(40, 60)
+    alpha[:, 20:] = 1
+    alpha = alpha.T if turned else alpha
+    composite, white = 1 - alpha[..., None].expand(*alpha.shape, 3), torch.ones(*alpha.shape, 3)
+    made = light_wrap(composite, alpha, white, 8.0, 0.6)[..., 1]
+    for row in (0, 20):
+        added = (made.T if turned else made)[row, [20, 24, 28]]
+        torch.testing.assert_close(added, 0.6 * torch.tensor([0.4503, 0.1303, 0.0168]), rtol=0, atol=0.002)
 
 
 def test_a_black_background_no_amount_and_no_width_add_nothing():

@@ -117,6 +117,14 @@ def test_a_mask_lies_in_the_square_where_a_box_around_it_lies():
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == pytest.approx((x0, y0, x1, y1), abs=1)
 
 
+def test_what_is_finer_in_a_mask_than_the_square_shows_is_averaged():
+    mask = torch.zeros(1000, 1300)
+    mask[:, ::2] = 1
+    stripes = Frame(1000, 1300, side=256).mask_to_network(mask)[0, 0]
+    # 1000 rows become 197, the last of which lie in cells that the padding shares.
+    assert torch.allclose(stripes[1:48, 1:-1], torch.tensor(0.5), atol=0.02)
+
+
 @pytest.mark.parametrize("size", [(141, 200), (700, 400), (60, 80)])
 def test_a_mask_survives_the_way_into_the_square_and_back(size):
     height, width = size

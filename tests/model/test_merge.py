@@ -281,6 +281,7 @@ def test_a_soft_mask_is_never_sure_of_its_soft_pixels():
     mask = np.full((9, 9), 0.5, dtype=np.float32)
     assert os8_weight(mask, 0, "one").all()
     assert os8_weight(mask, 10, "two").all()
+    assert not os8_weight(1e-9 * mask, 10, "two").any(), "what float32 cannot tell from 0 beside 1 is background"
 
 
 def test_without_width_a_band_is_what_is_unsure_itself():
@@ -319,10 +320,16 @@ def test_merging_changes_neither_pyramid_nor_mask(mode):
     [
         ({"guidance": "trimap"}, '"mask" or "alpha", not "trimap"'),
         ({"sides": "three"}, '"one" or "two", not "three"'),
+        ({"width_os8": -1}, "cannot be negative"),
         ({"width_os4": -1}, "cannot be negative"),
+        ({"width_os1": -1}, "cannot be negative"),
+        ({"width_os8": 65_537}, "65,536 at most"),
+        ({"width_os4": 65_537}, "65,536 at most"),
+        ({"width_os1": 65_537}, "65,536 at most"),
     ],
 )
 def test_options_that_do_not_exist_are_refused(wrong, said):
+    MergeOptions(width_os8=65_536, width_os4=0, width_os1=65_536)
     with pytest.raises(ValueError) as refusal:
         MergeOptions(**wrong)
     assert said in str(refusal.value)
