@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -34,6 +35,11 @@ def test_sixteen_bits_of_grey_keep_their_levels(tmp_path):
     image = read_photo(tmp_path / "grey.png").image
     assert image.shape == (1, 4, 3)
     torch.testing.assert_close(image[0, :, 1], torch.tensor([0, 257, 30000, 65535]) / 65535)
+
+
+def test_grey_beyond_16_bits_is_cut_off(tmp_path):
+    Image.fromarray(np.array([[-7, 0, 13_107, 65_535, 70_000]], np.int32)).save(tmp_path / "grey.tif")
+    assert read_mask(tmp_path / "grey.tif").tolist() == [[0, 0, pytest.approx(0.2), 1, 1]]
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "RGB"])
@@ -147,11 +153,13 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path):
 
 
 def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    Image.new("L", (30, 30)).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert read_photo(tmp_path / "large.png").image.shape == (30, 30, 3)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
-    with pytest.raises(PhotoError, match="Make it smaller"):
+    Image.new("1", (1900, 2000)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_photo(tmp_path / "large.png").image.shape == (2000, 1900, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_500_000)
+    with pytest.raises(PhotoError, match="more than 3 million pixels.*Make it smaller"):
         read_photo(tmp_path / "large.png")
 
 
@@ -186,9 +194,13 @@ def test_a_cut_out_comes_back_with_its_alpha(tmp_path, suffix):
         ("cut", {}, "suffix"),
     ],
 )
-def test_a_name_that_cannot_hold_the_picture_is_refused(name, needs, complaint):
+def test_a_name_that_cannot_hold_the_picture_is_refused(tmp_path, name, needs, complaint):
     with pytest.raises(PhotoError, match=complaint):
         check_writable(name, **needs)
+    picture = torch.zeros(4, 5, 4) if "with_alpha" in needs else torch.zeros(4, 5)
+    with pytest.raises(PhotoError, match=complaint):
+        write_picture(tmp_path / name, picture, bits=needs.get("bits", 8))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -215,8 +227,10 @@ def test_8_bit_levels_are_refused_instead_of_written_as_white(tmp_path):
 
 
 def test_values_that_are_no_numbers_are_not_written(tmp_path):
+    picture = torch.rand(4, 5)
+    picture[2, 3] = float("nan")
     with pytest.raises(PhotoError, match="NaN"):
-        write_picture(tmp_path / "some.png", torch.full((4, 5), float("nan")))
+        write_picture(tmp_path / "some.png", picture)
     assert not list(tmp_path.iterdir())
 
 

@@ -58,13 +58,27 @@ def test_every_mask_of_a_batch_gets_its_own_trimap():
     assert torch.equal(together, alone.reshape(2, 2, 40, 40))
 
 
-def test_a_trimap_is_a_float_also_of_a_bool_mask_and_leaves_the_mask_alone():
-    mask = disc(40, 10).bool()
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [(torch.bool, torch.float32), (torch.uint8, torch.float32), (torch.float16,) * 2, (torch.float64,) * 2],
+)
+def test_what_is_made_has_the_float_type_of_what_is_given_which_stays_as_it_is(given, wanted):
+    mask = disc(40, 10).to(given)
     before = mask.clone()
-    trimap = trimap_from_mask(mask, 2, 2)
-    assert trimap.dtype == torch.float32
-    assert set(trimap.unique().tolist()) == {0.0, 0.5, 1.0}
+    trimaps = [trimap_from_mask(mask, 2, 2), trimap_from_alpha(mask, widen_px=2), trimap_adaptive(mask, 8, 8)]
+    for trimap in trimaps:
+        assert trimap.dtype == wanted
+        assert set(trimap.unique().tolist()) == {0.0, 0.5, 1.0}
+    assert mask_from_trimap(mask).dtype == wanted
     assert torch.equal(mask, before)
+
+
+def test_the_limits_themselves_are_certain_and_one_half_is_no_subject():
+    assert trimap_from_mask(torch.tensor([[0.0, 0.5, 0.501, 1.0]]), 0, 0).tolist() == [[0, 0, 1, 1]]
+    assert trimap_from_alpha(torch.tensor([[0.25, 0.26, 0.74, 0.75]]), 0.25, 0.75).tolist() == [[0, 0.5, 0.5, 1]]
+    assert trimap_from_alpha(torch.tensor([[0.0, 0.01, 0.99, 1.0]]), 0, 1).tolist() == [[0, 0.5, 0.5, 1]]
+    assert trimap_adaptive(torch.tensor([[0.05, 0.06, 0.94, 0.95]]), 0, 0).tolist() == [[0, 0.5, 0.5, 1]]
+    assert mask_from_trimap(torch.tensor([[0.05, 0.06, 0.94, 0.95]])).tolist() == [[0, 0, 1, 1]]
 
 
 def test_soft_alpha_is_unknown_and_hard_alpha_is_certain():
@@ -101,8 +115,9 @@ def test_a_negative_width_and_crossed_limits_are_refused():
         trimap_from_mask(torch.zeros(4, 4), -1, 2)
     with pytest.raises(ValueError, match="from 0 upwards"):
         trimap_adaptive(torch.zeros(4, 4), 1, -2)
-    with pytest.raises(ValueError, match="low"):
-        trimap_from_alpha(torch.zeros(4, 4), 0.9, 0.1)
+    for low, high in ((0.9, 0.1), (0.5, 0.5), (-0.1, 0.9), (0.1, 1.1)):
+        with pytest.raises(ValueError, match="low"):
+            trimap_from_alpha(torch.zeros(4, 4), low, high)
     with pytest.raises(ValueError, match="from 0 upwards"):
         trimap_from_alpha(torch.zeros(4, 4), widen_px=-1)
 
@@ -123,6 +138,9 @@ def test_the_adaptive_band_has_its_full_width_around_thick_softness_and_a_quarte
 def test_the_adaptive_band_grows_with_the_softness_of_the_edge():
     widths = [int((trimap_adaptive(hard_and_soft(px), 16, 16)[-5] == 0.5).sum()) - px for px in (2, 8, 12, 16, 20)]
     assert widths == [2 * 4, 2 * 8, 2 * 12, 2 * 16, 2 * 16]
+    # The larger width says what is thick.
+    uneven = [int((trimap_adaptive(hard_and_soft(8), *px)[-5] == 0.5).sum()) - 8 for px in ((16, 4), (4, 16))]
+    assert uneven == [8 + 2, 2 + 8]
 
 
 def test_gaps_between_strands_do_not_make_hair_thin():
@@ -157,6 +175,12 @@ def test_an_adaptive_band_far_wider_than_the_picture_looks_no_farther_than_its_b
     wide, wider = (trimap_adaptive(alpha, width, width) for width in (10 * max(shape), 100 * max(shape)))
     assert torch.equal(wide, wider)
     assert windows == 2 * [(2 * shape[1] + 1, 2 * shape[0] + 1)]
+
+
+def test_an_adaptive_band_reaches_half_as_deep_as_a_side_is():
+    alpha = torch.tensor([0.0] * 100 + [0.5] * 60 + [1.0] * 40).expand(5, 200)
+    assert trimap_adaptive(alpha, 30, 30)[2].tolist() == [0] * 70 + [0.5] * 110 + [1] * 20
+    assert trimap_adaptive(1 - alpha, 30, 30)[2].tolist() == [1] * 70 + [0.5] * 110 + [0] * 20
 
 
 def test_adaptive_trimaps_of_a_batch_are_those_of_its_mattes_and_leave_them_alone():
