@@ -48,9 +48,13 @@ def test_shifting_keeps_a_soft_edge_soft():
     assert soft > 200
 
 
-def test_half_a_pixel_of_shift_lies_between_none_and_one():
-    none, half, one = (float(adjust_edge(disc(18), EdgeOptions(shift_px=s)).sum()) for s in (0, 0.5, 1))
-    assert half == pytest.approx((none + one) / 2, rel=1e-5)
+@pytest.mark.parametrize(("less", "share"), [(0, 0.5), (2, 0.25)])
+@pytest.mark.parametrize("way", [1, -1])
+def test_a_part_of_a_pixel_of_shift_lies_between_whole_ones(way, less, share):
+    near, between, far = (
+        adjust_edge(disc(18), EdgeOptions(shift_px=way * shift_px)) for shift_px in (less, less + share, less + 1)
+    )
+    assert torch.allclose(between, near + share * (far - near), atol=1e-6)
 
 
 @pytest.mark.parametrize("shift_px", [-7.25, -0.5, 0.75, 3, 12.1])
@@ -98,6 +102,15 @@ def test_a_gap_at_the_picture_border_is_no_hole(gap):
     alpha = torch.ones(20, 30)
     alpha[gap] = 0
     assert torch.equal(adjust_edge(alpha, EdgeOptions(fill_holes_px=100)), alpha)
+
+
+def test_specks_and_holes_of_exactly_the_area_go_up_to_a_pixel_from_the_border_and_no_larger_ones():
+    alpha = torch.zeros(20, 30)
+    alpha[1:4, 1:3] = 1
+    assert not adjust_edge(alpha, EdgeOptions(remove_specks_px=6)).any()
+    assert adjust_edge(1 - alpha, EdgeOptions(fill_holes_px=6)).all()
+    assert torch.equal(adjust_edge(alpha, EdgeOptions(remove_specks_px=5)), alpha)
+    assert torch.equal(adjust_edge(1 - alpha, EdgeOptions(fill_holes_px=5)), 1 - alpha)
 
 
 def test_specks_disappear_and_the_subject_stays():
@@ -150,6 +163,7 @@ def test_an_empty_or_full_matte_of_any_size_stays_as_it_is(value, size):
         {"feather_px": -1},
         {"contrast": 1.5},
         {"fill_holes_px": -2},
+        {"remove_specks_px": -2},
         {"feather_px": float("nan")},
         {"feather_px": float("inf")},
         {"shift_px": float("nan")},

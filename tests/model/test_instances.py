@@ -166,6 +166,9 @@ def test_instances_are_chosen_by_the_share_of_the_picture_they_cover(three_frame
     assert with_area(alphas, 0.01, 0.1) == [True, False, False, False, False]
     assert with_area(alphas, share - 1e-6, share + 1e-6) == [True, False, False, False, False]
     assert with_area(alphas, 0.1, 1.0) == [False, True, False, True, False]
+    assert with_area(alphas, 0.25, 0.25) == [False, False, False, True, False]
+    with pytest.raises(ValueError, match="25 per cent of the picture, is above the largest, 10 per cent"):
+        with_area(alphas, 0.25, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -186,18 +189,19 @@ def test_instances_are_chosen_by_a_point_on_them(three_frames, x, y, chosen):
 
 def test_a_point_on_half_a_pixel_counts():
     assert at_point(torch.stack([block(2, 2, 8, 8, value=0.5), block(2, 2, 8, 8, value=0.49)]), 4, 4) == [True, False]
+    assert at_point(block(0, 0, 3, 3)[None], 0, 0) == [True]
 
 
-# A in the top left corner, small; B large, at the bottom right; C in the very middle.
-PLACES = {"A": block(0, 0, 4, 4), "B": block(26, 8, 40, 20), "C": block(17, 7, 23, 13)}
+# The centres lie at (19, 16), (22.5, 12.5) and (24.5, 9); the sides of the boxes come in other orders.
+PLACES = {"A": block(6, 15, 32, 17), "B": block(21, 6, 24, 19), "C": block(14, 7, 35, 11)}
 ORDERS = {
-    "left": "ACB",
-    "right": "BCA",
-    "top": "ACB",
-    "bottom": "BCA",
-    "center": "CBA",
-    "largest": "BCA",
-    "smallest": "ACB",
+    "left": "ABC",
+    "right": "CBA",
+    "top": "CBA",
+    "bottom": "ABC",
+    "center": "BCA",
+    "largest": "CAB",
+    "smallest": "BAC",
 }
 
 
@@ -226,6 +230,26 @@ def test_equals_are_chosen_by_their_number_and_the_missing_not_at_all(three_fram
 def test_a_faint_instance_has_a_place_too():
     index, alphas = described([("", 1.0, block(30, 2, 36, 8)), ("", 1.0, block(2, 2, 8, 8, value=0.3))])
     assert at_position(index, alphas, "left", 1) == [False, True]
+
+
+def test_the_place_of_an_instance_is_that_of_its_solid_part():
+    index, alphas = described(
+        [("", 1.0, block(30, 2, 36, 8) + block(0, 2, 30, 8, value=0.3)), ("", 1.0, block(20, 2, 26, 8))]
+    )
+    assert at_position(index, alphas, "left", 1) == [False, True]
+
+
+def test_cancelling_is_heard_before_each_matte(three_frames):
+    index, alphas = three_frames
+    for work, mattes in (
+        (lambda heard: with_area(alphas, 0, 1, heard), 5),
+        (lambda heard: at_position(index, alphas, "left", 1, heard), 3),
+        (lambda heard: merge_by_label(index, alphas, heard), 5),
+        (lambda heard: merge_frames(index, alphas, heard), 5),
+    ):
+        told = []
+        work(lambda told=told: told.append(None))
+        assert len(told) == mattes
 
 
 def test_kept_instances_keep_frame_and_number_and_no_frame_is_lost(three_frames):

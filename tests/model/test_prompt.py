@@ -11,6 +11,13 @@ WIDTH, HEIGHT = 60, 40
 NAN, INFINITE = float("nan"), float("inf")
 
 
+def one_pixel(value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """0 everywhere else."""
+    mask = torch.zeros(HEIGHT, WIDTH, dtype=dtype)
+    mask[20, 30] = value
+    return mask
+
+
 def test_a_sound_prompt_passes_unchanged():
     mask = torch.rand(HEIGHT, WIDTH)
     points = ((1.5, 2.0), (60, 40), (0, 0))
@@ -21,11 +28,13 @@ def test_a_sound_prompt_passes_unchanged():
     assert checked.box_xyxy_px == (3, 4, 50, 30)
     assert checked.mask is mask
     assert (checked.label, checked.candidate, checked.score) == ("girl", 2, 0.5)
+    assert [Prompt(candidate=choice).checked(WIDTH, HEIGHT).candidate for choice in (None, 0, 1)] == [None, 0, 1]
 
 
 def test_a_prompt_that_says_nothing_is_sound_and_empty():
     assert Prompt().checked(WIDTH, HEIGHT).is_empty
     assert Prompt(mask=torch.zeros(HEIGHT, WIDTH), scribbles=torch.zeros(HEIGHT, WIDTH)).is_empty
+    assert Prompt(mask=one_pixel(0.5)).is_empty and not Prompt(mask=one_pixel(0.51)).is_empty
 
 
 @pytest.mark.parametrize(
@@ -72,12 +81,13 @@ def test_a_box_over_the_edge_is_cut_at_the_edge():
         (Prompt(box_xyxy_px=(60, 0, 80, 20)), "(60, 0, 80, 20) lies outside the picture, which is 60 x 40"),
         (Prompt(box_xyxy_px=(0, 40, 20, 50)), "lies outside"),
         (Prompt(box_xyxy_px=(-9, 0, 0, 20)), "lies outside"),
-        (Prompt(box_xyxy_px=(0, -9, 20, -1)), "lies outside"),
+        (Prompt(box_xyxy_px=(0, -9, 20, 0)), "lies outside"),
         (Prompt(candidate=3), "no candidate 3"),
         (Prompt(candidate=-1), "no candidate -1"),
-        (Prompt(mask=torch.full((HEIGHT, WIDTH), NAN)), "mask holds NaN"),
-        (Prompt(mask=torch.full((HEIGHT, WIDTH), 255, dtype=torch.uint8)), "up to 255"),
-        (Prompt(scribbles=torch.full((HEIGHT, WIDTH), 255, dtype=torch.uint8)), "the value 255"),
+        (Prompt(mask=one_pixel(NAN)), "mask holds NaN"),
+        (Prompt(mask=one_pixel(255, torch.uint8)), "up to 255"),
+        (Prompt(mask=one_pixel(2, torch.uint8)), "up to 2"),
+        (Prompt(scribbles=one_pixel(4, torch.uint8)), "the value 4"),
     ],
 )
 def test_what_has_no_meaning_is_refused_in_words(prompt, said):
@@ -88,8 +98,10 @@ def test_what_has_no_meaning_is_refused_in_words(prompt, said):
 
 @pytest.mark.parametrize("field", ["mask", "scribbles"])
 def test_a_mask_of_another_size_is_refused_naming_both_sizes(field):
+    area = torch.zeros(64, 128)
+    area[50, 100] = 1
     with pytest.raises(PromptError) as refusal:
-        Prompt(**{field: torch.ones(64, 128)}).checked(WIDTH, HEIGHT)
+        Prompt(**{field: area}).checked(WIDTH, HEIGHT)
     assert "128 x 64" in str(refusal.value)
     assert "60 x 40" in str(refusal.value)
 
@@ -102,9 +114,10 @@ def test_a_blank_mask_says_nothing_whatever_its_size(field):
     assert checked.box_xyxy_px == (1, 1, 9, 9)
 
 
-def test_what_a_mask_overshoots_is_cut_off_and_the_mask_given_stays_as_it_was():
+@pytest.mark.parametrize(("lowest", "highest"), [(-0.2, 1), (0, 1.4), (-0.2, 1.4)])
+def test_what_a_mask_overshoots_is_cut_off_and_the_mask_given_stays_as_it_was(lowest, highest):
     """Resampling by Lanczos or a bicubic filter overshoots, and sums of masks go above 1."""
-    overshooting = torch.linspace(-0.2, 1.4, HEIGHT * WIDTH).view(HEIGHT, WIDTH)
+    overshooting = torch.linspace(lowest, highest, HEIGHT * WIDTH).view(HEIGHT, WIDTH)
     before = overshooting.clone()
     assert torch.equal(Prompt(mask=overshooting).checked(WIDTH, HEIGHT).mask, before.clamp(0, 1))
     assert torch.equal(overshooting, before)
@@ -125,7 +138,7 @@ def test_two_prompts_about_one_target_add_up():
     both = one.merged_with(other)
     assert both.points_px == ((1, 2), (3, 4))
     assert both.labels == (1, 0)
-    assert both.box_xyxy_px == (10, 5, 30, 20)
+    assert both.box_xyxy_px == other.merged_with(one).box_xyxy_px == (10, 5, 30, 20)
     assert torch.equal(both.mask, left + right)
     assert (both.candidate, both.label, both.score) == (1, "girl", 0.6)
     assert Prompt().merged_with(other).box_xyxy_px == other.box_xyxy_px

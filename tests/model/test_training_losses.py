@@ -144,9 +144,10 @@ def test_each_scale_costs_its_share_of_both_losses_under_its_own_weight(scale, s
     assert pyramid_loss(scales, true, weights).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_pictures_too_small_for_five_levels_are_refused_with_a_sentence():
-    small = torch.zeros(1, 1, 32, 40)
-    with pytest.raises(ValueError, match="at least 33 pixels a side, not 40 x 32"):
+@pytest.mark.parametrize(("height", "width"), [(32, 40), (40, 32)])
+def test_pictures_too_small_for_five_levels_are_refused_with_a_sentence(height, width):
+    small = torch.zeros(1, 1, height, width)
+    with pytest.raises(ValueError, match=f"at least 33 pixels a side, not {width} x {height}"):
         laplacian_loss(small, small, small)
 
 
