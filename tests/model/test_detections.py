@@ -222,10 +222,21 @@ def test_the_middle_of_a_row_is_the_one_with_as_many_on_either_side():
 def test_of_two_in_the_middle_the_one_nearer_to_the_pictures_centre_is_meant():
     pair = [box(20, 50), box(110, 50)]
     assert at_place(pair, Place("middle"), WIDTH, HEIGHT) == [pair[1]]
+    pair = [box(50, 10), box(150, 40)]
+    assert at_place(pair, Place("middle"), WIDTH, HEIGHT) == [pair[1]]
 
 
-def test_of_boxes_that_end_at_the_same_height_the_larger_is_nearer():
-    far, near = box(20, 80, 10, 20), box(100, 70, 30, 41)
+@pytest.mark.parametrize("order", ["top left", "top right", "bottom left", "bottom right"])
+def test_the_way_to_a_corner_is_measured_in_shares_of_the_picture(order):
+    """A fifth and a tenth of the sides away is nearer than a tenth and three tenths, though it is more pixels."""
+    near, far = (
+        box(x if "left" in order else WIDTH - x, y if "top" in order else HEIGHT - y) for x, y in ((40, 10), (20, 30))
+    )
+    assert at_place([far, near], Place(order), WIDTH, HEIGHT) == [near]
+
+
+def test_of_boxes_that_end_at_nearly_the_same_height_the_larger_is_nearer():
+    far, near = box(20, 80.5, 10, 20), box(100, 70, 30, 40)
     assert at_place([far, near], Place("nearest"), WIDTH, HEIGHT) == [near]
     assert at_place([far, near], Place("farthest"), WIDTH, HEIGHT) == [far]
 
@@ -293,7 +304,12 @@ def test_a_box_that_fits_no_word_of_the_text_is_left_out():
 
 def test_boxes_are_cut_at_the_pictures_edge_and_lines_are_left_out():
     sure = (0, 0, 0.9, 0, 0, 0)
-    boxes, scores = raw(((0.0, 0.5, 0.2, 2.0), sure), ((1.5, 0.5, 0.2, 0.2), sure), ((0.5, 0.5, 0.004, 0.5), sure))
+    boxes, scores = raw(
+        ((0.0, 0.5, 0.2, 2.0), sure),
+        ((1.5, 0.5, 0.2, 0.2), sure),
+        ((0.5, 0.5, 0.004, 0.5), sure),
+        ((0.5, 0.5, 0.5, 0.009), sure),
+    )
     (cut,) = detections_of(boxes, scores, TOKENS, WIDTH, HEIGHT, 0.25, 0.25)
     assert cut.box_xyxy_px == pytest.approx((0, 0, 20, 100))
 
@@ -343,6 +359,7 @@ def test_a_picked_number_overrules_text_and_limit():
     assert choose("dog", pick="7") == []
     assert choose("dog", pick="second from the left") == [(2, "dog")]
     assert choose("dog", pick="the two largest") == [(0, "dog"), (1, "dog")]
+    assert choose("dog on the left, dog on the right", pick="1") == [(0, "dog on the left")]
 
 
 @pytest.mark.parametrize("text", ["", "  "])
@@ -369,7 +386,8 @@ def test_a_span_of_numbers_that_runs_backwards_is_refused_with_the_right_way_rou
 
 
 def test_a_number_that_no_frame_has_is_noticed():
-    assert highest_number_missed(read_pick("5"), [2, 3]) == 5
+    assert highest_number_missed(read_pick("5, 7"), [2, 3]) == 7
+    assert highest_number_missed(read_pick("1"), [2, 3]) is None
     assert highest_number_missed(read_pick("0"), [2, 3]) == 0
     assert highest_number_missed(read_pick("3"), [2, 3]) is None
     assert highest_number_missed(read_pick("3, 5"), [2, 3]) is None

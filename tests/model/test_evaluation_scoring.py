@@ -108,6 +108,7 @@ def test_known_answer_a_square_that_is_a_fifth_too_faint(tmp_path):
     # 400 of 2000 pixels are off by 0.2; connected to 0.8, the truth lies 0.2 above, which is more than 0.15.
     assert (row["sad"], row["mad"], row["mse"]) == pytest.approx((0.08, 40.0, 8.0))
     assert row["conn"] == pytest.approx(0.08)
+    assert [row[column] for column in ("name", "width", "height", "targets", "found")] == ["known", 50, 40, 1, 1]
 
 
 def test_known_answer_an_island_that_was_forgotten(tmp_path):
@@ -151,6 +152,11 @@ def test_known_answer_one_of_two_people_found_and_faint(tmp_path):
     assert row["sad"] == pytest.approx((400 + 400 * 11 / 255) / 1000 / 2)
     # Their names do not tell of whom they are, so their order does not count.
     assert score_sample(sample, mattes, True, SETTINGS) == row
+    # These names do: each is held against the other's, and 800 pixels of each are wrong.
+    exchanged = tuple(save(tmp_path / "q" / f"0{k}.png", truth) for k, truth in enumerate(truths[::-1]))
+    assert score_sample(sample, exchanged, True, SETTINGS)["sad"] == pytest.approx(0.8)
+    with pytest.raises(EvaluationError, match="There are 1 mattes for it, and 2 targets"):
+        score_sample(sample, mattes[:1], False, SETTINGS)
 
 
 def test_no_instance_found_is_a_picture_of_quality_0(tmp_path):
@@ -183,6 +189,15 @@ def test_a_quick_run_leaves_grad_and_conn_out_and_the_rest_as_it_is(tmp_path):
     assert math.isnan(part.grad) and math.isnan(part.conn)
 
 
+def test_a_quick_run_leaves_them_out_of_the_figures_of_a_file_too(tmp_path):
+    truth = levels_of_a_head(np.random.default_rng(0), 60, 70)
+    sample = Sample("head", tmp_path / "none.png", (save(tmp_path / "truth.png", truth),))
+    row = score_sample(sample, sample.truths, True, Settings("pictures", "data", "classical", quick=True))
+    for name, is_measured in {"sad": True, "mad": True, "grad": False, "conn": False}.items():
+        assert math.isnan(row[name]) != is_measured and math.isnan(row[f"{name}_unknown"]) != is_measured
+    assert row["imq_mad"] == 1 and math.isnan(row["imq_grad"]) and math.isnan(row["imq_conn"])
+
+
 def test_files_of_different_sizes_are_named_with_both_sizes(tmp_path):
     sample = Sample("a", tmp_path / "n.png", (save(tmp_path / "t.png", np.zeros((9, 8))),))
     with pytest.raises(EvaluationError, match=r"p.png is 9 x 9 pixels instead of 8 x 9"):
@@ -195,14 +210,19 @@ def test_predictions_are_found_under_the_names_of_the_pictures(tmp_path):
     assert found_mattes(tmp_path / "p", plain, False) == (tmp_path / "p" / "a.b.webp",)
     save(tmp_path / "loud" / "a.b.PNG", np.zeros((3, 3)))
     assert found_mattes(tmp_path / "loud", plain, False)[0].is_file()
-    two = Sample("c", tmp_path / "c.jpg", (tmp_path / "t" / "00.png", tmp_path / "t" / "01.png"))
+    # A folder of the name is looked into only where there may be several.
+    save(tmp_path / "p" / "a.b" / "a.b.png", np.zeros((3, 3)))
+    assert found_mattes(tmp_path / "p", plain, False) == (tmp_path / "p" / "a.b.webp",)
+    assert found_mattes(tmp_path / "p", plain, True) == (tmp_path / "p" / "a.b" / "a.b.png",)
+    two = Sample("c", tmp_path / "c.jpg", (tmp_path / "t" / "01.png", tmp_path / "t" / "00.png"))
     with pytest.raises(EvaluationError, match="expected is c.png"):
         found_mattes(tmp_path / "p", two, True)
     for name in ("01", "00", "junk"):
         save(tmp_path / "p" / "c" / f"{name}.png", np.zeros((3, 3)))
     assert len(found_mattes(tmp_path / "p", two, True)) == 3
     (tmp_path / "p" / "c" / "junk.png").unlink()
-    assert [path.stem for path in found_mattes(tmp_path / "p", two, True)] == ["00", "01"]
+    for instances in (False, True):
+        assert [path.stem for path in found_mattes(tmp_path / "p", two, instances)] == ["01", "00"]
 
 
 def soft_square() -> torch.Tensor:
@@ -268,6 +288,9 @@ def test_the_band_of_a_true_matte_is_its_soft_part_and_some_pixels_around_it():
 def test_mattes_are_stored_rounded_down_as_the_paper_did_or_to_the_nearest_level():
     alpha = torch.tensor([0.0, 0.9 / 255, 127.6 / 255, 254.9 / 255, 1.0])
     assert (stored(alpha, "down") * 255).tolist() == [0, 0, 127, 254, 255]
-    assert (stored(alpha, "nearest") * 255).round().tolist() == [0, 1, 128, 255, 255]
-    assert stored(alpha, "16-bit").sub(alpha).abs().max() <= 0.5001 / 65535
+    assert (stored(alpha, "nearest") * 255).tolist() == pytest.approx([0, 1, 128, 255, 255], abs=1e-4)
+    levels = stored(alpha, "16-bit") * 65535
+    # 257 levels of 16 bits are one of 8.
+    assert levels.tolist() == pytest.approx([0, 231, 32_793, 65_509, 65_535], abs=0.01)
+    assert stored(torch.tensor([-0.2, 1.3]), "nearest").tolist() == [0, 1]
     assert stored(torch.tensor([-0.2, 1.3]), "down").tolist() == [0, 1]
