@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import signal
 import sys
@@ -68,6 +67,7 @@ def main() -> int:
     place = environment.enter(__file__)
     # Without this a `kill` would leave the server behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.path.insert(0, str(environment.REPOSITORY))
     from comfyui_server import PromptRefused, ServerError
 
     try:
@@ -113,7 +113,10 @@ def _arguments() -> argparse.Namespace:
         "--serve", action="store_true", help="keep ComfyUI running afterwards, to open it in a browser; Ctrl-C ends it"
     )
     parser.add_argument("--port", type=int, help="port of the server (default: a free one)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.port is not None and not 0 < options.port < 65536:
+        parser.error("argument --port: ports go from 1 to 65535")
+    return options
 
 
 def _run(options: argparse.Namespace, place: environment.Environment) -> int:
@@ -126,6 +129,7 @@ def _run(options: argparse.Namespace, place: environment.Environment) -> int:
     inputs, user = home / "input", home / "user"
     for kept in (inputs, user):
         kept.mkdir(parents=True, exist_ok=True)
+    results = _results_folder(options.output)
     stem, picture = _photo(options.photo, inputs)
     workflow = _workflow(name, f"{stem}.png", _pointing(options, picture), weights)
     _say_what_runs(name, weights, models)
@@ -152,7 +156,7 @@ def _run(options: argparse.Namespace, place: environment.Environment) -> int:
                 failed = f"{progress.title(finished.failed_node)} failed: " if finished.failed_node else ""
                 raise QuickstartTrouble(failed + finished.error)
             print(f"Done in {time.monotonic() - began:.1f} s.\n")
-            _write_results(options.output, stem, picture, workflow, name, server, finished)
+            _write_results(results, stem, picture, workflow, name, server, finished)
             if options.serve:
                 _serve(server, name)
         finally:
@@ -211,7 +215,6 @@ def _size(name: str) -> str:
 
 
 def _downloaded(models: Path) -> Weights:
-    sys.path.insert(0, str(environment.REPOSITORY))
     from mam_model.published import DownloadError, download, published_file
 
     for file in (published_file(DOWNLOADED_SAM), published_file(DOWNLOADED_M2M)):
@@ -236,32 +239,48 @@ def _shown_percent():
     return show
 
 
+def _results_folder(named: Path) -> Path:
+    """The folder for the results, made before the work begins, for which there may be no place.
+
+    Raises:
+        QuickstartTrouble: when it cannot be made.
+    """
+    from mam_model.places import sentence
+
+    folder = named.expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise QuickstartTrouble(sentence(error)) from None
+    return folder
+
+
 def _photo(named: str | None, inputs: Path):
     """Puts the photo into ComfyUI's input folder. Returns the stem of its name there, and the picture.
 
     Raises:
         QuickstartTrouble: when it cannot be read.
     """
-    from PIL import Image, ImageOps
+    import torch
+    from PIL import Image
+    from skimage import data
+
+    from mam_model import with_alpha
+    from mam_model.photo import PhotoError, read_photo, write_picture
 
     if named is None:
-        from skimage import data
-
-        stem, picture = SAMPLE, Image.fromarray(data.astronaut())
+        stem, pixels = SAMPLE, torch.from_numpy(data.astronaut()) / 255
     else:
         path = Path(named).expanduser()
         try:
-            picture = ImageOps.exif_transpose(Image.open(path))
-            picture = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
-        except FileNotFoundError:
-            raise QuickstartTrouble(f"There is no file {path}.") from None
-        except (OSError, Image.DecompressionBombError) as error:
-            raise QuickstartTrouble(f"{path} cannot be read as a picture: {error}") from None
-        stem = path.stem
-    # Two runs at once may be writing the same sample.
-    part = inputs / f"{stem}.{os.getpid()}.part"
-    picture.save(part, "PNG")
-    part.replace(inputs / f"{stem}.png")
+            photo = read_photo(path)
+        except PhotoError as error:
+            raise QuickstartTrouble(str(error)) from None
+        stem, pixels = path.stem, photo.image if photo.alpha is None else with_alpha(photo.image, photo.alpha)
+    file = inputs / f"{stem}.png"
+    write_picture(file, pixels)
+    picture = Image.open(file)
+    picture.load()
     return stem, picture
 
 
@@ -394,8 +413,6 @@ def _write_results(folder: Path, stem: str, photo, workflow: dict, name: str, se
     from contact_sheet import contact_sheet
     from PIL import Image
 
-    folder = folder.expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     shown = {}
     for node_id, node in workflow.items():
         kind = str(node["inputs"].get("filename_prefix", "")).rsplit("/", 1)[-1]

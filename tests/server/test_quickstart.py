@@ -12,7 +12,11 @@ import pytest
 from PIL import Image
 from skimage import data
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "quickstart.py"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "quickstart.py"
+sys.path.append(str(ROOT / "scripts"))
+
+import quickstart as script  # noqa: E402
 
 
 @pytest.fixture
@@ -75,3 +79,32 @@ def test_a_photo_that_does_not_exist_is_named(quickstart, tmp_path):
     done = quickstart("--photo", str(tmp_path / "holiday.jpg"))
     assert done.returncode == 1
     assert done.stderr.strip() == f"There is no file {tmp_path / 'holiday.jpg'}."
+
+
+def test_a_folder_is_no_photo(quickstart, tmp_path):
+    done = quickstart("--photo", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"{tmp_path} cannot be read: {tmp_path} is a folder, and a file is needed there."
+
+
+def test_where_results_cannot_lie_is_said_before_the_work_begins(quickstart, tmp_path):
+    (tmp_path / "out").touch()
+    done = quickstart("--engine", "classical")
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"{tmp_path / 'out'} is a file, and a folder is needed there. Choose another place."
+    assert "Starting ComfyUI" not in done.stdout
+
+
+def test_a_port_that_does_not_exist_is_refused_before_the_work_begins(quickstart):
+    done = quickstart("--port", "99999")
+    assert done.returncode == 2
+    assert "argument --port: ports go from 1 to 65535" in done.stderr
+
+
+def test_a_grey_photo_of_16_bits_is_as_bright_for_comfyui_as_for_a_viewer(tmp_path):
+    grey = data.camera()
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey.png")
+    (tmp_path / "input").mkdir()
+    stem, picture = script._photo(str(tmp_path / "grey.png"), tmp_path / "input")
+    assert np.array_equal(np.array(picture), grey[..., None].repeat(3, 2))
+    assert np.array_equal(np.array(Image.open(tmp_path / "input" / f"{stem}.png")), np.array(picture))
