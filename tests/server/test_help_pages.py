@@ -46,6 +46,12 @@ def test_a_page_lists_the_inputs_and_outputs_that_its_node_has(schemas, page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_asterisk_of_a_page_is_left_over(page):
+    # "*where_clear* **estimated***: the colours.*" shows the last two: none may open after a letter and before a colon.
+    assert not re.search(r"\w\*{3}[:;,]", text_of(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_gives_the_defaults_and_names_the_choices_of_its_node(schemas, page):
     described = described_inputs(page)
     for name, (kind, options, *_) in inputs_of(schemas[page.stem]).items():
