@@ -2,8 +2,9 @@
 
 Each is opened in both renderers (classic, and Nodes 2.0) and has to come out as it went in: no unknown node, no lost
 or impossible link, no widget with another value, no choice that is not offered, no node over another, every node inside
-the group it belongs to. Then the front end itself turns it into the API format; the result has to equal its twin in
-workflows/api, which the main job and the tests send to the server.
+the group it belongs to, also when a run has put pictures into the nodes, which makes them grow. Then the front end
+itself turns it into the API format; the result has to equal its twin in workflows/api, which the main job and the tests
+send to the server.
 
     --write               writes the twins instead of comparing with them
     --screenshots FOLDER  keeps a picture of every graph in every renderer
@@ -131,6 +132,26 @@ _LAYOUT = """() => {
   return JSON.stringify(problems);
 }"""
 
+# What the server says of each node that shows pictures of its work, when a run has come to its end. Measure Matte is
+# left out, whose table is not as high as a picture.
+_SHOW_PICTURES = """async (filename) => {
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  const showing = app.rootGraph.nodes.filter((node) => {
+    const { name, has_intermediate_output } = LiteGraph.registered_node_types[node.type]?.nodeData ?? {};
+    const ours = /^(MAM|ICM)_/.test(name) && has_intermediate_output;
+    return ours || ["MAM_PreviewMatte", "SaveImage", "PreviewImage", "MaskPreview"].includes(name);
+  });
+  const images = [{ filename, subfolder: "", type: "input" }];
+  for (const { id } of showing)
+    app.api.dispatchCustomEvent("executed", { node: id, display_node: id, output: { images } });
+  const loaded = ({ id, imgs }) =>
+    LiteGraph.vueNodesMode ? document.querySelector(`[data-node-id="${id}"] img`)?.naturalWidth : imgs?.length;
+  for (let tries = 0; tries < 50 && !showing.every(loaded); tries++) await pause(100);
+  // A classic node grows when it is drawn with its picture.
+  app.canvas.setDirty(true, true);
+  await pause(300);
+}"""
+
 # All of the graph on the screen, beside ComfyUI's own bars.
 _FIT = """async () => {
   const boxes = [...app.rootGraph.nodes, ...app.rootGraph.groups].map((item) => item.boundingRect ?? item._bounding);
@@ -196,6 +217,11 @@ class FrontEnd:
         self.page.evaluate(_FIT)
         problems = seen["problems"] + json.loads(self.page.evaluate(_LAYOUT)) + self._errors
         return Opened(tuple(problems), seen["api"])
+
+    def layout_after_a_run(self) -> tuple[str, ...]:
+        """What is wrong with the places of the open workflow's nodes once they show pictures; sentences."""
+        self.page.evaluate(_SHOW_PICTURES, PICTURES[0])
+        return tuple(f"after a run: {problem}" for problem in json.loads(self.page.evaluate(_LAYOUT)))
 
     def screenshot(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -299,7 +325,7 @@ def _check_all(browser: FrontEnd, options: argparse.Namespace) -> int:
             opened = browser.open(json.loads(file.read_text(encoding="utf-8")))
             if options.screenshots:
                 browser.screenshot(options.screenshots / f"{file.stem} ({renderer}).png")
-            problems = list(opened.problems)
+            problems = [*opened.problems, *browser.layout_after_a_run()]
             # The classic renderer is the one that decides; Nodes 2.0 has to agree with it.
             if options.write and not nodes_2:
                 twin_of(file).parent.mkdir(exist_ok=True)

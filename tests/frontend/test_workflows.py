@@ -46,7 +46,7 @@ def renderer(browser, request):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_workflow_opens_as_it_was_saved_and_its_twin_says_the_same(renderer, file):
     opened = renderer.open(json.loads(file.read_text(encoding="utf-8")))
-    assert not [*opened.problems, *check_workflows.twin_problems(file, opened.api)]
+    assert not [*opened.problems, *check_workflows.twin_problems(file, opened.api), *renderer.layout_after_a_run()]
 
 
 @pytest.mark.slow
@@ -101,6 +101,16 @@ def test_a_spoiled_workflow_is_noticed(renderer, spoil, complaint):
     workflow = json.loads((check_workflows.WORKFLOWS / f"{SPOILED}.json").read_text(encoding="utf-8"))
     spoil(workflow)
     assert any(complaint in problem for problem in renderer.open(workflow).problems)
+
+
+@pytest.mark.slow
+def test_a_node_whose_picture_would_lie_over_the_next_one_is_noticed(renderer):
+    workflow = json.loads((check_workflows.WORKFLOWS / f"{SPOILED}.json").read_text(encoding="utf-8"))
+    preview, composite = (_node(workflow, kind) for kind in ("MAM_PreviewMatte", "MAM_Composite"))
+    preview["size"][1] = 160
+    composite["pos"][1] = preview["pos"][1] + 300
+    assert renderer.open(workflow).problems == ()
+    assert any("after a run: overlap" in problem for problem in renderer.layout_after_a_run())
 
 
 # The classic renderer cuts a title where it would come within this of its node's right end.
