@@ -52,6 +52,17 @@ def font_for(text: str, size_px: int) -> ImageFont.FreeTypeFont:
     return best
 
 
+def in_lines(text: str, font: ImageFont.FreeTypeFont, width_px: float) -> list[str]:
+    """A text broken between words into lines of at most that width; a word that is wider has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width_px:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
 def _fonts(size_px: int) -> Iterator[ImageFont.FreeTypeFont]:
     yield ImageFont.load_default(size_px)
     for file in _FILES:

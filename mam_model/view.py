@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .composite import over
 from .frame import Frame
-from .lettering import font_for
+from .lettering import font_for, in_lines
 from .prompt import Scribble
 
 if TYPE_CHECKING:
@@ -227,18 +227,23 @@ def contact_sheet(pictures: Iterable[Tensor], captions: Sequence[str], cell_px: 
     small = (reduced(picture.float().cpu(), cell_px) for picture in pictures)
     first = next(small)
     height, width = first.shape[:2]
-    columns = max(1, round(math.sqrt(len(captions) * height / width)))
-    rows = math.ceil(len(captions) / columns)
     gap, text_px = 8, max(11, min(18, width // 14))
-    cell = (width + gap, height + gap + round(1.6 * text_px))
+    font = font_for("".join(captions), text_px)
+    texts = [in_lines(caption, font, width) for caption in captions]
+    # Beside a narrow picture there is room for the longest word, so that no caption runs into the next.
+    column = max([width, *(math.ceil(font.getlength(line)) for line in chain.from_iterable(texts))])
+    columns = max(1, round(math.sqrt(len(captions) * height / column)))
+    rows = math.ceil(len(captions) / columns)
+    line_px = 1.3 * text_px
+    cell = (column + gap, height + gap + round(line_px * max(1, *map(len, texts)) + 0.3 * text_px))
     sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
     pen = ImageDraw.Draw(sheet)
-    font = font_for("".join(captions), text_px)
-    for number, (picture, caption) in enumerate(zip(chain([first], small), captions)):
+    for number, (picture, lines) in enumerate(zip(chain([first], small), texts)):
         left, top = gap + number % columns * cell[0], gap + number // columns * cell[1]
         levels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
         sheet.paste(Image.fromarray(levels), (left, top))
-        pen.text((left, top + height + 2), caption, fill=(20, 20, 20), font=font)
+        for line, text in enumerate(lines):
+            pen.text((left, top + height + 2 + round(line * line_px)), text, fill=(20, 20, 20), font=font)
     return torch.from_numpy(np.array(sheet)).float().div_(255)
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from mam_model import lettering
-from mam_model.lettering import font_for
+from mam_model.lettering import font_for, in_lines
 
 
 class Font:
@@ -62,3 +62,14 @@ def _drawn(text: str) -> bytes:
     ImageDraw.Draw(picture).text((4, 4), text, fill=255, font=font_for(text, 24))
     assert picture.getbbox()
     return picture.tobytes()
+
+
+def test_a_text_is_broken_between_words_and_never_within_one():
+    font = font_for("abc", 12)
+    text = "frame 10, no. 2 second girl from the left"
+    assert in_lines(text, font, 1000) == [text]
+    lines = in_lines(text, font, 80)
+    assert " ".join(lines) == text and len(lines) > 2
+    assert all(font.getlength(line) <= 80 for line in lines)
+    assert in_lines(text, font, 1) == text.split()
+    assert in_lines("", font, 80) == []

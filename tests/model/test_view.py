@@ -245,6 +245,17 @@ def test_captions_are_written_under_their_pictures_and_may_be_in_any_script():
     assert in_range(contact_sheet(pictures, ["女孩 😀 Ünïcode", "two\nlines"]))
 
 
+@pytest.mark.parametrize("size", [(96, 54), (300, 10), (384, 216)])
+def test_a_caption_longer_than_its_picture_is_wide_runs_into_no_other(size):
+    caption = "frame 10, no. 2 second girl from the left, 0.93"
+    sheet = contact_sheet([torch.full((*size, 3), 0.5)] * 2, [caption] * 2)
+    pictured = (sheet[20, :, 0] == sheet[20, 10, 0]).nonzero().flatten()
+    second = int(pictured[size[1]])
+    # Of the gap of 8 pixels the last belongs to letters that begin a little before their place.
+    assert (sheet[:, second - 7 : second - 2] == 1).all()
+    assert (sheet[:, -4:] == 1).all() and (sheet[-4:] == 1).all()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (500, 400)])
 def test_pictures_of_any_shape_fit_on_a_contact_sheet(size):
     sheet = contact_sheet([noise(*size, 3), noise(*size, 3).half()], ["one", "two"], cell_px=100)
