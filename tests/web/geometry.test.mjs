@@ -35,6 +35,9 @@ test("a fitted picture is whole and in the middle", () => {
     assert.ok(from.x >= 10 - 1e-6 && from.y >= 10 - 1e-6 && to.x <= 390 + 1e-6 && to.y <= 350 + 1e-6);
     assertNear({ x: from.x + to.x, y: from.y + to.y }, { x: CANVAS.width, y: CANVAS.height });
   }
+  assert.equal(fit(PICTURE, CANVAS, 10).scale, 380 / 4000);
+  assert.equal(fit({ width: 30, height: 900 }, CANVAS, 10).scale, 340 / 900);
+  assert.equal(fit({ width: 1, height: 1 }, CANVAS, 10).scale, MOST_SCALE);
 });
 
 test("a canvas without room or a picture without pixels gives a view that still is numbers", () => {
@@ -81,7 +84,11 @@ test("however far it is panned, a part of the picture stays in sight", () => {
     const view = keepInSight(pan(fitted, dx, dy), PICTURE, CANVAS);
     const from = toCanvas(view, { x: 0, y: 0 });
     const to = toCanvas(view, { x: PICTURE.width, y: PICTURE.height });
-    assert.ok(from.x < CANVAS.width && from.y < CANVAS.height && to.x > 0 && to.y > 0);
+    // 48 pixels of the canvas, as far as it was panned too far.
+    assertNear(
+      { x: dx > 10 ? from.x : dx < 0 ? to.x : 0, y: dy > 10 ? from.y : dy < 0 ? to.y : 0 },
+      { x: dx > 10 ? 352 : dx < 0 ? 48 : 0, y: dy > 10 ? 312 : dy < 0 ? 48 : 0 },
+    );
   }
   const near = pan(fitted, 3, -4);
   assert.deepEqual(keepInSight(near, PICTURE, CANVAS), near);

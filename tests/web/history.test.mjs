@@ -27,6 +27,7 @@ const textOf = (/** @type {number} */ count) => serialise(withPoints(count));
 test("undo goes back one drawing at a time, redo comes forward again, and both stop at the ends", () => {
   const history = historyOf(3);
   assert.equal(serialise(history.undo()), textOf(1));
+  assert.deepEqual([history.canUndo, history.canRedo], [true, true]);
   assert.equal(serialise(history.undo()), textOf(0));
   assert.equal(history.canUndo, false);
   assert.equal(serialise(history.undo()), textOf(0));
@@ -49,6 +50,12 @@ test("an edit that changes nothing is no entry", () => {
   const history = historyOf(1);
   history.push(history.current);
   assert.equal(history.canUndo, false);
+});
+
+test("a value given to an editor that holds a drawing can be undone", () => {
+  const history = new History(withPoints(2));
+  assert.equal(history.adopt(textOf(5)), "pushed");
+  assert.equal(serialise(history.undo()), textOf(2));
 });
 
 test("the graph's undo gives back the drawing before: the cursor moves there and redo is kept", () => {

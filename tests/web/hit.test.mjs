@@ -28,34 +28,49 @@ test("of two points at one place the later one is hit, which is painted above", 
   assert.equal(pointAt(/** @type {any} */ (same), onCanvas(50, 50), VIEW, 8), 1);
 });
 
-for (const [part, x, y] of /** @type {[string, number, number][]} */ ([
-  ["nw", 20, 30],
-  ["n", 70, 30],
-  ["ne", 120, 30],
-  ["e", 120, 60],
-  ["se", 120, 90],
-  ["s", 70, 90],
-  ["sw", 20, 90],
-  ["w", 20, 60],
-  ["inside", 80, 70],
+/**
+ * How far from its left or upper end the near side, the middle and the far side of a box are taken hold of, first and
+ * last pixel of the canvas, by the box's length there. Sides reach 8 pixels, but inwards no more than a third, and 2.
+ *
+ * @type {Record<number, [number, number][]>}
+ */
+const ZONES = {
+  60: [
+    [-8, 8],
+    [9, 51],
+    [52, 68],
+  ],
+  15: [
+    [-8, 5],
+    [6, 9],
+    [10, 23],
+  ],
+  3: [
+    [-8, 2],
+    [1, 0],
+    [3, 11],
+  ],
+};
+
+for (const [width, height] of /** @type {[number, number][]} */ ([
+  [60, 15],
+  [15, 60],
+  [3, 60],
+  [60, 3],
 ])) {
-  test(`the box is taken hold of at ${part}`, () => {
-    assert.equal(boxPartAt(PROMPT, onCanvas(x, y), VIEW, 6), part);
+  test(`a box of ${width} x ${height} pixels on the canvas is taken hold of at all its sides and corners`, () => {
+    const prompt = { ...PROMPT, box: { x: 20, y: 30, width: width / 2, height: height / 2 } };
+    /** @param {number} at @param {number} length @param {string[]} names */
+    const zone = (at, length, names) => names[(ZONES[length] ?? []).findIndex(([a, b]) => a <= at && at <= b)];
+    for (let x = -10; x <= 72; x += 1) {
+      for (let y = -10; y <= 72; y += 1) {
+        const [across, down] = [zone(x, width, ["w", "", "e"]), zone(y, height, ["n", "", "s"])];
+        const wanted = across === undefined || down === undefined ? null : down + across || "inside";
+        assert.equal(boxPartAt(prompt, { x: 50 + x, y: 80 + y }, VIEW, 8), wanted, `${x}, ${y}`);
+      }
+    }
   });
 }
-
-test("beyond the reach of its border the box is not hit", () => {
-  assert.equal(boxPartAt(PROMPT, { x: onCanvas(20, 60).x - 7, y: 100 }, VIEW, 6), null);
-  assert.equal(boxPartAt(PROMPT, { x: onCanvas(20, 60).x - 5, y: 100 }, VIEW, 6), "w");
-});
-
-test("of a tiny box every corner can still be taken hold of", () => {
-  const tiny = { ...PROMPT, box: { x: 50, y: 50, width: 4, height: 4 } };
-  assert.equal(boxPartAt(tiny, onCanvas(50, 50), VIEW, 6), "nw");
-  assert.equal(boxPartAt(tiny, onCanvas(54, 50), VIEW, 6), "ne");
-  assert.equal(boxPartAt(tiny, onCanvas(54, 54), VIEW, 6), "se");
-  assert.equal(boxPartAt(tiny, onCanvas(50, 54), VIEW, 6), "sw");
-});
 
 test("points lie above the box, and the inside of the box counts only when asked for", () => {
   const reach = { pointReach: 8, boxReach: 6 };
