@@ -28,6 +28,7 @@ test("a chain without models has no loaders, and the editor no links to any", ()
   const parts = chainParts(null, 2);
   assert.deepEqual(parts.map(({ type }) => type), ["MAM_PromptEditor", "MAM_Composite", "PreviewImage"]);
   assert.deepEqual(parts[0].from, { image: ["source", 2] });
+  assert.deepEqual(parts.map(({ column }) => column), [0, 1, 2]);
 });
 
 test("only nodes with a picture among their outputs can be matted", () => {
@@ -49,13 +50,32 @@ test("the chain covers no node that is there", () => {
   assert.equal(clearTop(others, { left: 2000, right: 2500, height: 400 }, 0), 0);
 });
 
-test("the nodes are linked as the chain says, in one step of undo", async () => {
+test("the chain goes only as far down as titles of 40 pixels and a gap of 60 ask for", () => {
+  const other = [{ pos: [0, 500], size: [100, 100] }];
+  const [above, below] = [500 - 40, 600 + 40];
+  assert.equal(clearTop(other, { left: 0, right: 50, height: above }, 0), 0);
+  assert.equal(clearTop(other, { left: 0, right: 50, height: above + 1 }, 0), below + 60);
+  assert.equal(clearTop(other, { left: 0, right: 50, height: 10 }, below), below);
+  assert.equal(clearTop(other, { left: 0, right: 50, height: 10 }, below - 1), below + 60);
+  assert.equal(clearTop(other, { left: 100, right: 200, height: 10 }, 550), 550);
+  assert.equal(clearTop(other, { left: -50, right: 0, height: 10 }, 550), 550);
+});
+
+test("the nodes are placed and linked as the chain says, in one step of undo", async () => {
   const steps = [];
   const links = [];
   const OUTPUTS = { MAM_PromptEditor: ["prompt", "image", "alpha"], MAM_Composite: ["composite", "cutout"] };
+  const SIZES = {
+    VAEDecode: [200, 100],
+    MAM_LoadSAM: [300, 60],
+    MAM_LoadM2M: [250, 80],
+    MAM_PromptEditor: [400, 500],
+    MAM_Composite: [200, 300],
+    PreviewImage: [220, 260],
+  };
   const createNode = (type) => ({
     type,
-    size: [200, 100],
+    size: SIZES[type],
     widgets: [{ name: "sam_name", value: "" }],
     findOutputSlot: (name) => OUTPUTS[type].indexOf(name),
     findInputSlot: (name) => name,
@@ -64,12 +84,12 @@ test("the nodes are linked as the chain says, in one step of undo", async () => 
     },
   });
   const graph = {
-    nodes: [],
+    nodes: [{ pos: [700, 100], size: [100, 100] }],
     beforeChange: () => steps.push("before"),
     afterChange: () => steps.push("after"),
     add: (node) => steps.push(node),
   };
-  const source = { ...createNode("VAEDecode"), graph, pos: [0, 0], outputs: [{ type: "IMAGE" }] };
+  const source = { ...createNode("VAEDecode"), graph, pos: [100, 50], outputs: [{ type: "IMAGE" }] };
   const modelFiles = async (folder) => ({ sams: ["sam_vit_b.pth"], mam: ["mam_vitb.pth"] })[folder];
   const editor = await matteThisImage({ createNode, modelFiles }, source);
   assert.equal(editor.type, "MAM_PromptEditor");
@@ -83,4 +103,12 @@ test("the nodes are linked as the chain says, in one step of undo", async () => 
     ["MAM_Composite", 1, "PreviewImage", "images"],
   ]);
   assert.equal(steps.find(({ type }) => type === "MAM_LoadSAM").widgets[0].value, "sam_vit_b.pth");
+  // Loaders, editor, composite and preview in columns, below the node that is there already.
+  assert.deepEqual(steps.slice(1, -1).map(({ pos }) => pos), [
+    [360, 300],
+    [360, 460],
+    [720, 300],
+    [1180, 300],
+    [1440, 300],
+  ]);
 });
