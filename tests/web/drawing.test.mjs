@@ -335,6 +335,35 @@ test("a picture of the same shape takes the drawing scaled, another shape does n
   assert.deepEqual(prompt.box, { x: 10, y: 12, width: 200, height: 160 });
   assert.deepEqual(prompt.strokes, [{ kind: "foreground", width: 48, path: [2, 4, 6.5, 8] }]);
   assert.deepEqual([twice.width, twice.height], [1024, 768]);
+  const wider = promptOf(scaleTo(drawing, 2048, 384).targets[0], 0);
+  assert.deepEqual(wider.points, [{ x: 50, y: 30, label: 1 }]);
+  assert.deepEqual(wider.box, { x: 20, y: 6, width: 400, height: 80 });
+  assert.deepEqual(wider.strokes, [{ kind: "foreground", width: 48, path: [4, 2, 13, 4] }]);
+});
+
+test("a picture of the same size or of none leaves a drawing as it is, and an unknown size fits any", () => {
+  const drawing = parse(JSON.stringify(CAT));
+  for (const [width, height] of /** @type {[number, number][]} */ ([
+    [512, 384],
+    [0, 100],
+    [100, 0],
+  ])) {
+    assert.equal(scaleTo(drawing, width, height), drawing);
+    assert.equal(fits(drawing, width, height), true);
+  }
+  for (const [width, height] of /** @type {[number, number][]} */ ([
+    [384, 384],
+    [512, 512],
+    [1, 1],
+  ])) {
+    const scaled = scaleTo(drawing, width, height);
+    assert.deepEqual([scaled.width, scaled.height, fits(drawing, width, height)], [width, height, false]);
+  }
+  for (const half of [{ width: 0 }, { height: 0 }]) {
+    const unknown = { ...drawing, ...half };
+    assert.equal(fits(unknown, 100, 10), true);
+    assert.equal(scaleTo(unknown, 100, 10).targets, drawing.targets);
+  }
 });
 
 test("a drawing that does not know its picture takes the size of the one it is shown on", () => {
