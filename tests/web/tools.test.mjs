@@ -141,48 +141,53 @@ test("a click with the box tool draws no box and leaves the one there is", () =>
   );
 });
 
-test("with Shift the box is a square", () => {
-  const { step } = drag(
-    surface({ tool: "box" }),
-    [
+test("a box without height is none", () => {
+  assert.equal(
+    drag(surface({ tool: "box" }), [
       [20, 20],
-      [120, 60],
-    ],
-    { shift: true },
+      [80, 20],
+    ]).step?.drawing,
+    undefined,
   );
-  assert.deepEqual(promptIn(step).box, { x: 10, y: 10, width: 20, height: 20 });
 });
 
-test("corner, edge and inside of a box reshape it, each in its way", () => {
-  const on = surface({ drawing: withBox(), target: 0, tool: "box" });
-  assert.deepEqual(
-    promptIn(
-      drag(on, [
-        [160, 120],
-        [200, 140],
-      ]).step,
-    ).box,
-    { x: 20, y: 20, width: 80, height: 50 },
-  );
-  assert.deepEqual(
-    promptIn(
-      drag(on, [
-        [40, 80],
-        [60, 200],
-      ]).step,
-    ).box,
-    { x: 30, y: 20, width: 50, height: 40 },
-  );
-  assert.deepEqual(
-    promptIn(
-      drag(on, [
-        [100, 80],
-        [120, 80],
-      ]).step,
-    ).box,
-    { x: 30, y: 20, width: 60, height: 40 },
-  );
-});
+for (const [x, y, left, top] of [
+  [300, 140, 100, 50],
+  [100, 140, 80, 50],
+  [300, 60, 100, 30],
+  [160, 10, 80, 30],
+]) {
+  test(`with Shift the box is a square, drawn to ${x}, ${y}, too`, () => {
+    const { step } = drag(
+      surface({ tool: "box" }),
+      [
+        [200, 100],
+        [x, y],
+      ],
+      { shift: true },
+    );
+    assert.deepEqual(promptIn(step).box, { x: left, y: top, width: 20, height: 20 });
+  });
+}
+
+for (const [part, from, box] of /** @type {[string, [number, number], number[]][]} */ ([
+  ["nw", [40, 60], [25, 40, 55, 30]],
+  ["n", [100, 60], [20, 40, 60, 30]],
+  ["ne", [160, 60], [20, 40, 65, 30]],
+  ["e", [160, 100], [20, 30, 65, 40]],
+  ["se", [160, 140], [20, 30, 65, 50]],
+  ["s", [100, 140], [20, 30, 60, 50]],
+  ["sw", [40, 140], [25, 30, 55, 50]],
+  ["w", [40, 100], [25, 30, 55, 40]],
+  ["inside", [100, 100], [25, 40, 60, 40]],
+])) {
+  test(`a box is reshaped, or moved, by what is dragged of it: ${part}`, () => {
+    const drawing = setBox(withBox(), 0, "all", { x: 20, y: 30, width: 60, height: 40 });
+    const { step } = drag(surface({ drawing, target: 0, tool: "box" }), [from, [from[0] + 10, from[1] + 20]]);
+    const [x, y, width, height] = box;
+    assert.deepEqual(promptIn(step).box, { x, y, width, height });
+  });
+}
 
 test("a box moved against the border keeps its size, one pulled inside out stays upright", () => {
   const on = surface({ drawing: withBox(), target: 0, tool: "box" });
