@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .averaging import averaged
+
 FIT_MODES = ("cover", "contain", "stretch", "center")
 
 
@@ -235,7 +237,7 @@ def _resized(picture: Tensor, height: int, width: int) -> Tensor:
     planes = picture.reshape(-1, *picture.shape[-3:]).movedim(-1, 1)
     # On a processor PyTorch cannot average in half precision.
     planes = planes if planes.dtype == torch.float64 else planes.float()
-    planes = F.interpolate(planes, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    planes = averaged(planes, (height, width))
     return planes.to(picture.dtype).movedim(1, -1).reshape(*picture.shape[:-3], height, width, picture.shape[-1])
 
 

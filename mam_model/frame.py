@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .averaging import averaged
 from .morphology import outline
 from .regions import Window, strips
 
@@ -98,9 +99,7 @@ class Frame:
         Returns:
             float32 [1, 1, side / 4, side / 4], 0..1, zero in the padding.
         """
-        content = F.interpolate(
-            mask[None, None].float(), (self.content_height, self.content_width), mode="bilinear", antialias=True
-        )
+        content = averaged(mask[None, None].float(), (self.content_height, self.content_width))
         return F.avg_pool2d(self._padded(content), 4)
 
     def crop_to_original(self, square: Tensor, window: Window | None = None) -> Tensor:

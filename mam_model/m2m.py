@@ -251,7 +251,7 @@ class FoldedMaskToMatte(nn.Module):
         self.conv1 = _folded(trained.conv1, trained.bn1)
         self.requires_grad_(False)
         self.eval()
-        self.to(memory_format=torch.channels_last)
+        self.to(trained.bn1.weight.device, memory_format=torch.channels_last)
 
     def forward(self, features: Tensor, image: Tensor, mask: Tensor) -> AlphaPyramid:
         features = features.contiguous(memory_format=torch.channels_last)
@@ -461,20 +461,19 @@ def alpha_of(x: Tensor) -> Tensor:
 
 
 def _folded(conv: SpectralNormConv | nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d | _Upsampling:
-    """One plain convolution for a convolution without bias and the batch normalisation behind it.
+    """One plain convolution, on the processor, for a convolution without bias and the batch normalisation behind it.
 
     Computed in float64 and rounded once, which keeps the cost of folding below 1e-5.
     """
     transposed = isinstance(conv, SpectralNormConv) and conv.transposed
     if isinstance(conv, SpectralNormConv):
-        weight = conv.module.weight_bar.detach().double()
-        u, v = conv.module.weight_u.double(), conv.module.weight_v.double()
+        weight, u, v = map(_exact, (conv.module.weight_bar, conv.module.weight_u, conv.module.weight_v))
         weight = weight / u.dot(weight.flatten(1).mv(v))
     else:
-        weight = conv.weight.detach().double()
-    gain = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
+        weight = _exact(conv.weight)
+    gain = _exact(norm.weight) / torch.sqrt(_exact(norm.running_var) + norm.eps)
     weight = weight * (gain[None, :, None, None] if transposed else gain[:, None, None, None])
-    bias = norm.bias.detach().double() - norm.running_mean.double() * gain
+    bias = _exact(norm.bias) - _exact(norm.running_mean) * gain
     if transposed:
         return _Upsampling(weight.float(), bias.float())
     kernel_size = weight.shape[-1]
@@ -482,3 +481,8 @@ def _folded(conv: SpectralNormConv | nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv
     folded.weight.data = weight.float()
     folded.bias.data = bias.float()
     return folded
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """In float64, and on the processor: a Mac's graphics chip knows no float64."""
+    return tensor.detach().cpu().double()

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .averaging import averaged
 from .frame import Frame
 from .image_encoder import ImageEncoder
 from .mask_decoder import decode_masks
@@ -390,7 +391,7 @@ def _resized(prompt: Prompt, frame: Frame, smaller: Frame) -> Prompt:
     across, down = smaller.width / frame.width, smaller.height / frame.height
     box, mask, strokes = prompt.box_xyxy_px, prompt.mask, prompt.scribbles
     if mask is not None:
-        mask = F.interpolate(mask[None, None].float(), size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
+        mask = averaged(mask[None, None].float(), size)[0, 0].clamp(0, 1)
     if strokes is not None:
         strokes = F.interpolate(strokes[None, None], size, mode="nearest-exact")[0, 0]
     return replace(

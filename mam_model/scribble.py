@@ -79,12 +79,13 @@ def prompt_from_trimap(trimap: Tensor, strokes: Tensor | None = None) -> Prompt:
     Raises:
         PromptError: when trimap and strokes differ in size.
     """
-    scribbles = torch.full(trimap.shape, int(Scribble.UNKNOWN), dtype=torch.uint8)
+    scribbles = torch.full(trimap.shape, int(Scribble.UNKNOWN), dtype=torch.uint8, device=trimap.device)
     scribbles[trimap >= SURE_SUBJECT] = Scribble.FOREGROUND
     scribbles[trimap <= SURE_BACKGROUND] = Scribble.BACKGROUND
     if strokes is not None:
         if strokes.shape != trimap.shape:
             sizes = [f"{area.shape[1]} x {area.shape[0]}" for area in (trimap, strokes)]
             raise PromptError(f"The trimap is {sizes[0]} pixels, the strokes are {sizes[1]}.")
+        strokes = strokes.to(scribbles.device)
         scribbles = torch.where(strokes != Scribble.NONE, strokes, scribbles)
     return Prompt(mask=mask_from_trimap(trimap), mask_is_guidance=True, scribbles=scribbles)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .averaging import averaged
 from .composite import over
 from .frame import Frame
 from .lettering import font_for, in_lines
@@ -74,7 +75,7 @@ def reduced(picture: Tensor, longest_side_px: int) -> Tensor:
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     # On a processor PyTorch cannot average in half precision.
     planes = picture.permute(2, 0, 1)[None].float()
-    return F.interpolate(planes, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).to(picture.dtype)
+    return averaged(planes, size)[0].permute(1, 2, 0).to(picture.dtype)
 
 
 def side_by_side(pictures: list[Tensor], gap_px: int = 4) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..averaging import averaged
+
 # Pixels of the square under one cell of the fine grid, and under one number of a latent.
 CELL_PX = 16
 LATENT_PX = 8
@@ -93,4 +95,4 @@ def _resized(planes: Tensor, height: int, width: int) -> Tensor:
     if planes.shape[1:] == torch.Size((height, width)):
         return planes
     # The filter's weights add up to 1 but for rounding, which may lead out of 0..1.
-    return F.interpolate(planes[None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
+    return averaged(planes[None], (height, width))[0].clamp(0, 1)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from mam_model.checkpoint import load_sam
+from mam_model.composite import fit_picture
 from mam_model.everything import EverythingOptions, find_everything, one_by_one, parts_cut_out
 from mam_model.matting import MattingAnything, predict_pyramid
 from mam_model.merge import MergeOptions
 from mam_model.prompt import Prompt, Scribble
 from mam_model.sam import Embedding
+from mam_model.scribble import prompt_from_trimap
 from tests.references import chain
 from tests.references.other_device import DEVICE, other_device
 
@@ -144,3 +146,30 @@ def test_guidance_that_is_kept_can_leave_the_device(there, embedding):
     guidance = there.segment(embedding, prompts()).cpu()
     assert {x.device.type for x in (guidance.logits, guidance.predicted_iou, guidance.chosen)} == {"cpu"}
     assert guidance.scores == pytest.approx(there.segment(embedding, prompts()).scores)
+
+
+def test_a_network_that_is_on_the_device_already_is_folded_as_on_the_processor(here, device):
+    trained = chain.reference_m2m()
+    usual = MattingAnything(here.sam, trained).m2m.state_dict()
+    folded = MattingAnything(here.sam, device.take(trained)).m2m.state_dict()
+    assert {weight.device for weight in folded.values()} == {DEVICE}
+    for name, weight in usual.items():
+        assert torch.equal(folded[name].cpu(), weight), name
+
+
+def test_what_a_mac_cannot_average_before_pytorch_2_7_is_averaged_on_the_processor(here, there, embedding, device):
+    device.lacks = {"aten._upsample_bilinear2d_aa.default"}
+    with_masks = [prompt for prompt in prompts() if prompt.has_mask]
+    guidance = there.segment(embedding, with_masks)
+    assert guidance.logits.device == DEVICE
+    torch.testing.assert_close(guidance.logits.cpu(), here.segment(embedding, with_masks).logits, atol=1e-4, rtol=1e-5)
+    background = torch.rand(30, 200, 3, generator=torch.Generator().manual_seed(1))
+    fitted = fit_picture(background.to(DEVICE), HEIGHT, WIDTH)
+    assert fitted.device == DEVICE and torch.equal(fitted.cpu(), fit_picture(background, HEIGHT, WIDTH))
+
+
+def test_a_trimap_on_the_device_makes_the_prompt_that_it_makes_on_the_processor(device):
+    trimap, strokes = torch.full((HEIGHT, WIDTH), 0.5), torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
+    trimap[:30], trimap[70:], strokes[40:44, 10:40] = 0, 1, Scribble.FOREGROUND
+    made, usual = prompt_from_trimap(trimap.to(DEVICE), strokes), prompt_from_trimap(trimap, strokes)
+    assert torch.equal(made.mask.cpu(), usual.mask) and torch.equal(made.scribbles.cpu(), usual.scribbles)

@@ -52,12 +52,14 @@ class OtherDevice(TorchDispatchMode):
     Attributes:
         waits: how often the processor waited for a number or a tensor from there.
         done: operation -> how often it was done there.
+        lacks: operations that it cannot do, as an older PyTorch's Mac.
     """
 
     def __init__(self):
         super().__init__()
         self.waits = 0
         self.done: Counter[str] = Counter()
+        self.lacks: set[str] = set()
 
     def take(self, network: nn.Module) -> nn.Module:
         """Brings a network there, in place."""
@@ -78,6 +80,8 @@ class OtherDevice(TorchDispatchMode):
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         there = any(isinstance(x, _There) for x in given)
         self._refuse_two_devices(name, args, given, there)
+        if there and name in self.lacks:
+            raise NotImplementedError(f"The operator '{name}' is not currently implemented for the device.")
         if there:
             self.done[name] += 1
         wanted = kwargs.get("device")
