@@ -476,9 +476,12 @@ def _sentence(error: Exception) -> str | None:
         return sentence_on(error)
     if isinstance(error, (ImportError, DownloadError)):
         return str(error)
-    if isinstance(error, MemoryError):
+    from .out_of_memory import is_device_full, is_processor_full
+
+    if is_processor_full(error):
         return "There is not enough memory for this picture. Make it smaller."
-    import torch
+    if is_device_full(error):
+        return "The graphics card has not enough memory for this. Try --precision fp16 or --device cpu."
 
     from .checkpoint import CheckpointError
     from .composite import ColorError
@@ -489,8 +492,6 @@ def _sentence(error: Exception) -> str | None:
     from .text import TransformersMissing
     from .training.config import TrainingError
 
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return "The graphics card has not enough memory for this. Try --precision fp16 or --device cpu."
     ours = (CheckpointError, ColorError, EvaluationError, GroupsError, PhotoError, PromptError, TransformersMissing)
     ours += (TrainingError,)
     return str(error) if isinstance(error, ours) else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 # What back ends say that have no exception of their own for it and raise a bare RuntimeError: Apple's, whose buffers
@@ -47,3 +49,13 @@ def halving(
 def says_memory_is_full(error: Exception) -> bool:
     """Whether an error without a class of its own means that a device's memory did not suffice."""
     return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+
+
+def is_device_full(error: Exception) -> bool:
+    """Whether the memory of a device other than the processor did not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or says_memory_is_full(error)
+
+
+def is_processor_full(error: Exception) -> bool:
+    """Whether the processor's memory did not suffice: Python's, or PyTorch's, which has no class for it."""
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..interrupts import end_with_parent, unheard_by_children
+from ..out_of_memory import is_device_full, is_processor_full
 from ..photo import write_picture
 from ..places import sentence
 from .engines import Files, build_engine, build_pointer
@@ -293,7 +294,9 @@ def _tried(work: Callable):
         return work()
     except OSError as error:
         return Failed(sentence(error))
-    except (MemoryError, torch.cuda.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if not (is_processor_full(error) or is_device_full(error)):
+            raise
         return Failed("There is not enough memory for this picture.")
     except ValueError as error:
         return Failed(str(error))

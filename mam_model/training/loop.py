@@ -22,6 +22,7 @@ from torch import nn
 from ..checkpoint import load_m2m, load_sam
 from ..interrupts import stop_noted
 from ..m2m import MaskToMatte
+from ..out_of_memory import is_device_full, is_processor_full
 from ..places import obstacle, reason
 from ..sam import Sam
 from ..weights import find_file, model_folders
@@ -73,12 +74,13 @@ def train(config: Config, say: Callable[[str], None] = print) -> Path:
         run = _Run(config, place, say if place.leads else _silent)
         try:
             return run.to_the_end()
-        except torch.cuda.OutOfMemoryError as error:
-            raise TrainingError(
-                f"The graphics card has not enough memory. {run.what_is_left()} Give the config a smaller "
-                "schedule.batch, which makes it a run of a folder of its own."
-            ) from error
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
+            if is_device_full(error) or is_processor_full(error):
+                full = "The graphics card" if is_device_full(error) else "This machine"
+                raise TrainingError(
+                    f"{full} has not enough memory. {run.what_is_left()} Give the config a smaller "
+                    "schedule.batch, which makes it a run of a folder of its own."
+                ) from error
             if lost := place.lost_others(error):
                 raise TrainingError(lost) from error
             # PyTorch has no class of its own for it.

@@ -357,6 +357,25 @@ def test_a_graphics_card_that_is_not_there_and_a_width_without_bounds_are_refuse
     assert "65,536 at most" in refused(capsys, "matte", photo, *BOX, *words)
 
 
+@pytest.mark.parametrize(
+    "error, sentence",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "The graphics card has not enough memory"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)."), "The graphics card has not enough memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "not enough memory for this"),
+        (MemoryError(), "not enough memory for this"),
+    ],
+    ids=["CUDA", "a Mac", "PyTorch on a processor", "Python"],
+)
+def test_full_memory_is_one_sentence(photo, tmp_path, monkeypatch, capsys, error, sentence):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr("mam_model.classical.matte_without_models", full)
+    words = ("--engine", "classical", "--method", "none", "-o", tmp_path / "cut.png")
+    assert sentence in failed(capsys, "matte", photo, *BOX, *words)
+
+
 def test_the_networks_give_what_the_library_gives(photo, tmp_path, tiny_sam_file, tiny_m2m_file):
     words = ("--sam", tiny_sam_file, "--m2m", tiny_m2m_file, "--device", "cpu", "--matte-out", tmp_path / "alpha.png")
     words = (*words, "--guidance", "alpha", "--widths", 4, 6, 8, "--candidate", 1)

@@ -28,7 +28,7 @@ from mam_model.evaluation.protocol import ENGINES, LEVELS, MASKS, PROMPTS, Setti
 from mam_model.evaluation.record import Record
 from mam_model.evaluation.report import means, worst_first
 from mam_model.evaluation.run import evaluate
-from mam_model.evaluation.scoring import COLUMNS
+from mam_model.evaluation.scoring import COLUMNS, make_mattes
 from mam_model.metrics import score_matte
 from mam_model.photo import read_photo
 from mam_model.published import sha256_of
@@ -267,6 +267,21 @@ def test_a_damaged_picture_is_named_and_the_others_are_measured(tmp_path, capsys
     assert "2 pictures could not be measured" in said.out and "Measured: 2 of 4" in said.out
     assert [row["name"] for row in read_scores(tmp_path / "out")] == ["0", "3"]
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("said", ["MPS backend out of memory (MPS allocated: 5 GB).", "DefaultCPUAllocator: full"])
+def test_a_picture_for_which_memory_does_not_suffice_leaves_the_others(tmp_path, monkeypatch, capsys, said):
+    data = own_pictures(tmp_path / "mine", 2)
+
+    def full(sample, *rest):
+        if sample.name == "0":
+            raise RuntimeError(said)
+        return make_mattes(sample, *rest)
+
+    monkeypatch.setattr("mam_model.evaluation.run.make_mattes", full)
+    assert run("--data", data, "-o", tmp_path / "out", *FAST) == 1
+    assert "There is not enough memory for this picture." in capsys.readouterr().err
+    assert [row["name"] for row in read_scores(tmp_path / "out")] == ["1"]
 
 
 def test_mattes_on_disk_are_judged_and_shown_without_their_damaged_picture(tmp_path, capsys):

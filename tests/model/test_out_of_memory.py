@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from mam_model.out_of_memory import halving, says_memory_is_full
+from mam_model.out_of_memory import halving, is_device_full, is_processor_full, says_memory_is_full
 
 
 class Full(RuntimeError):
@@ -95,3 +95,13 @@ def test_back_ends_without_an_error_of_their_own_are_understood(sentence):
 def test_other_sentences_do_not_mean_full_memory():
     for error in (RuntimeError("Expected all tensors to be on the same device"), ValueError("Invalid buffer size")):
         assert not says_memory_is_full(error)
+
+
+def test_the_memory_of_a_device_and_that_of_the_processor_are_told_apart():
+    of_device = [torch.OutOfMemoryError("full"), RuntimeError("MPS backend out of memory (MPS allocated: 5 GB).")]
+    of_processor = [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+    for error in of_device:
+        assert is_device_full(error) and not is_processor_full(error)
+    for error in of_processor:
+        assert is_processor_full(error) and not is_device_full(error)
+    assert not is_device_full(RuntimeError("shapes differ")) and not is_processor_full(RuntimeError("shapes differ"))

@@ -231,6 +231,24 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(config):
         train(several, killing)
 
 
+@pytest.mark.parametrize(
+    "error, whose",
+    [
+        (torch.OutOfMemoryError("full"), "graphics card"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5.56 GB)."), "graphics card"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "machine"),
+    ],
+    ids=["CUDA", "a Mac", "a processor"],
+)
+def test_full_memory_ends_the_run_with_a_sentence(config, monkeypatch, error, whose):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(loop, "pyramid_loss", full)
+    with pytest.raises(TrainingError, match=f"{whose} has not enough memory. No checkpoint .* smaller schedule.batch"):
+        train(config, Told())
+
+
 def test_a_finished_run_is_not_run_again(config):
     train(config, Told())
     before = (config.folder / "losses.csv").read_bytes()
