@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -100,6 +101,9 @@ def enter(script: str, *, for_tests: bool = False) -> Environment:
         script: the file to start anew, with the arguments of this process.
         for_tests: whether the modules of the tests are needed as well.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A path may hold letters that a redirected stdout on Windows cannot.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _check_python()
         comfyui = named_comfyui()

@@ -14,6 +14,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import mimetypes
 import sys
@@ -81,6 +82,9 @@ class Server:
 
 
 def main() -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name may hold letters that a redirected stdout on Windows cannot.
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _arguments()
     try:
         return _run(options)
@@ -146,7 +150,8 @@ def read_workflow(file: Path) -> dict:
         Trouble: when the file is missing or holds something else.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        # Windows' editors begin a text with a mark.
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise Trouble(f"The workflow {file} cannot be read: {error.strerror}.") from None
     except ValueError:

@@ -203,7 +203,8 @@ def _groups(names: Sequence[str], file: Path | None) -> dict[str, str]:
     try:
         if file.stat().st_size > _LARGEST_GROUPS_FILE:
             raise GroupsError(f"{file} is too large for a list of groups.")
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        # Windows' editors begin a text with a mark.
+        facts = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise GroupsError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -147,6 +147,16 @@ def test_a_json_that_does_not_say_the_groups_is_refused(icm, tmp_path, text, wor
     assert words in refusal(icm, tmp_path / "results")
 
 
+def test_a_json_that_a_windows_editor_saved_says_the_groups(icm, tmp_path):
+    groups = {
+        name: {"class": "animal" if name == "dog_00" else "thing"}
+        for name in ("dog_00", "dog_01", "cup_00", "cup_01", "cup_02")
+    }
+    text = json.dumps(groups, indent=1).replace("\n", "\r\n")
+    (tmp_path / "ICM57.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [score.group for score in score_groups(judged_in(icm, tmp_path / "results"))] == ["animal", "thing"]
+
+
 def test_a_picture_in_the_place_of_the_json_is_refused_in_plain_words(icm, tmp_path):
     picture = next(icm.rglob("*.png"))
     assert f"{picture} is no text. Give the .json" in refusal(icm, tmp_path / "results", picture)

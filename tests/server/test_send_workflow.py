@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,26 @@ def test_a_workflow_in_the_browsers_format_is_told_from_one_that_can_be_sent(sen
     assert "holds no JSON" in send(tmp_path / "text.json").stderr
     for content in ({}, [], {"1": {"inputs": {}}}, {"1": "node"}):
         assert "is no workflow in the API format" in send(written(tmp_path, content)).stderr
+
+
+def test_a_workflow_that_a_windows_editor_saved_is_read(send, tmp_path):
+    text = json.dumps({"1": {"class_type": "MAM_FromTheFuture", "inputs": {}}}, indent=1).replace("\n", "\r\n")
+    (tmp_path / "workflow.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert "MAM_FromTheFuture" in send(tmp_path / "workflow.json").stderr
+
+
+def test_results_whose_names_the_output_cannot_spell_are_named_all_the_same(server, photo, tmp_path):
+    """As where Windows writes into a file: a letter that its code page lacks must not end the program."""
+    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    for node in workflow.values():
+        if node["class_type"] == "SaveImage":
+            node["inputs"]["filename_prefix"] = "\u0141\u00f3d\u017a"
+    command = [sys.executable, SCRIPT, written(tmp_path, workflow), "--picture", photo, *on_rectangle()]
+    command += ["--server", server.address, "--output", tmp_path / "out"]
+    spelling = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(list(map(str, command)), capture_output=True, encoding="cp1252", env=spelling, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + len(list((tmp_path / "out").glob("\u0141*"))) == 4
 
 
 def test_a_server_that_is_not_there_is_named(send):
