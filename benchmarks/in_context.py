@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import timing  # noqa: E402 - needs the line above
 from mam_model.in_context.decoder import CELL_PX, LATENT_PX, DecoderConfig, InContextDecoder  # noqa: E402
 from mam_model.in_context.matching import Networks, match, take_reference  # noqa: E402
 from mam_model.in_context.taps import (  # noqa: E402
@@ -243,7 +243,7 @@ def measure(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> None:
     """One way alone; prints what it cost as JSON."""
     networks = parts(options.channels, SMALL_VAE_CHANNELS, options.side, "cpu")
-    before = _peak_mb()
+    before = timing.peak_bytes() / 2**20
     side, ensemble = networks.side, options.ensemble
     pictures = torch.rand(1 + options.targets, side, side, 3)
     mask = torch.zeros(side, side)
@@ -269,12 +269,7 @@ def run(options: argparse.Namespace) -> None:
             networks.decoder.matte(seen[1], picture[None], [seen[0].fine[0][:, region].t()])
     done = time.process_time()
     cost = {"reference": looked - began, "target": (done - looked) / options.targets}
-    print(json.dumps({**cost, "before": before, "peak": _peak_mb()}))
-
-
-def _peak_mb() -> float:
-    """Peak of this process's resident memory; Linux counts it in units of 1024 bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**cost, "before": before, "peak": timing.peak_bytes() / 2**20}))
 
 
 def main() -> None:

@@ -32,7 +32,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mam_model.metrics import gradient_error, sad  # noqa: E402 - needs the line above
+from benchmarks import timing  # noqa: E402 - needs the line above
+from mam_model.metrics import gradient_error, sad  # noqa: E402
 from mam_model.native_detail import DETAIL_PX, sharpen_edges  # noqa: E402
 
 # (picture [n, n, 3], enlarged matte [n, n], the matte as it was made [m, m]) -> matte [n, n]
@@ -154,8 +155,6 @@ def compare(size: int, options: argparse.Namespace, photos: list[np.ndarray]) ->
 
 def measure_memory(side: int) -> None:
     """Prints time and peak memory of `sharpen_edges` alone, on a picture whose edge is long."""
-    import resource
-
     rows, columns = np.ogrid[:side, :side]
     rows, columns = rows.astype(np.float32), columns.astype(np.float32)
     waves = 0.04 * side * np.sin(40 * np.arctan2(rows - side / 2, columns - side / 2))
@@ -167,12 +166,12 @@ def measure_memory(side: int) -> None:
         picture[top : top + 256] = (
             0.5 * torch.rand(min(256, side - top), side, 3) + 0.4 * alpha[top : top + 256, :, None]
         )
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = timing.peak_bytes()
     began = time.perf_counter()
     sharpen_edges(picture, alpha)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": seconds, "peak_gb": peak / 1e6, "before_gb": before / 1e6}))
+    peak = timing.peak_bytes()
+    print(json.dumps({"seconds": seconds, "peak_gb": peak / 1e9, "before_gb": before / 1e9}))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -118,6 +119,17 @@ def peak_mb(work: Callable[[], object], device: torch.device = CPU) -> float:
     before = _resident_mb("VmRSS")
     work()
     return _resident_mb("VmHWM") - before
+
+
+def peak_bytes() -> float:
+    """The most of this process's memory that was resident so far; NaN on Windows, where Python cannot say it."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS alone counts in bytes.
+    return float(peak if sys.platform == "darwin" else 1024 * peak)
 
 
 def _give_back() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -40,6 +44,16 @@ def test_what_could_not_be_measured_is_left_out_of_the_table():
     assert timing.megabytes(82.4, 2475.0) == "82 MB, beside it 2,475 MB"
     rows = timing.table([timing.Line("encoder", timing.duration(2.5)), timing.Line("decoder", timing.duration(0.0161))])
     assert rows.splitlines()[2:] == ["| encoder | 2.50 s |  |  |  |", "| decoder | 16.1 ms |  |  |  |"]
+
+
+def test_a_peak_of_memory_is_told_in_bytes_on_every_system(monkeypatch):
+    unix = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda whose: SimpleNamespace(ru_maxrss=2**20))
+    monkeypatch.setitem(sys.modules, "resource", unix)
+    for system, peak in (("linux", 2**30), ("darwin", 2**20)):
+        monkeypatch.setattr(sys, "platform", system)
+        assert timing.peak_bytes() == peak
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert math.isnan(timing.peak_bytes())
 
 
 def test_both_ways_of_the_benchmark_give_one_matte():
