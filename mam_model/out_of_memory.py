@@ -53,7 +53,7 @@ def says_memory_is_full(error: Exception) -> bool:
 
 def is_device_full(error: Exception) -> bool:
     """Whether the memory of a device other than the processor did not suffice."""
-    return isinstance(error, torch.OutOfMemoryError) or says_memory_is_full(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or says_memory_is_full(error)
 
 
 def is_processor_full(error: Exception) -> bool:
