@@ -441,6 +441,26 @@ for (const [why, answer, busy] of [
   });
 }
 
+test("what an answer takes on its way counts for the queue, and the worker is measured anew", async () => {
+  const gpu = { device: "cuda:0", queue_ms: 60, worker_ms: 300 };
+  const scene = await Scene.ready(undefined, { ...gpu, matte: { target: 0 } });
+  /** @param {number} x @param {number} ms until the matte is there */
+  const edited = async (x, ms) => {
+    const before = scene.log.length;
+    await scene.draw(drawn([x, 20]));
+    await scene.answers();
+    scene.clock += ms - 50;
+    await scene.answers();
+    return scene.log.slice(before);
+  };
+  assert.deepEqual(await edited(11, 500), ["mask 11", "run 0"]);
+  // 500 with the way are more than the worker's 300.
+  assert.deepEqual(await edited(12, 900), ["mask 12", "matte 12"]);
+  // The worker's 900 were more than these 500.
+  assert.deepEqual(await edited(13, 600), ["mask 13", "run 0"]);
+  assert.deepEqual(await edited(14, 600), ["mask 14", "run 0"]);
+});
+
 test("the setting decides over what was measured", async () => {
   const scene = await Scene.ready(undefined, { device: "cpu" });
   scene.live.setWay("queue");
