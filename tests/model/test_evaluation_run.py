@@ -22,11 +22,12 @@ from safetensors.torch import save_file
 from mam_model import refiner
 from mam_model.__main__ import main
 from mam_model.arguments import parser
-from mam_model.evaluation.layouts import EvaluationError, open_test_set
+from mam_model.evaluation import layouts
+from mam_model.evaluation.layouts import LAYOUTS, EvaluationError, Sample, open_test_set
 from mam_model.evaluation.paper import FIGURES
 from mam_model.evaluation.protocol import ENGINES, LEVELS, MASKS, PROMPTS, Settings
 from mam_model.evaluation.record import Record
-from mam_model.evaluation.report import means, worst_first
+from mam_model.evaluation.report import means, summary, worst_first
 from mam_model.evaluation.run import evaluate
 from mam_model.evaluation.scoring import COLUMNS, make_mattes
 from mam_model.metrics import score_matte
@@ -638,9 +639,37 @@ def test_a_limit_measures_the_first_and_can_be_raised_later(tmp_path, capsys):
     assert len(read_scores(tmp_path / "out")) == 3
 
 
-def test_the_paper_and_the_command_speak_of_what_there_is():
-    from mam_model.evaluation.layouts import LAYOUTS
+def test_a_summary_says_what_was_measured_and_what_was_left_out():
+    layout = next(layout for layout in LAYOUTS if layout.name == "pictures")
+    samples = tuple(Sample(name, Path(f"{name}.jpg"), (Path(f"{name}.png"),), Path("trimap.png")) for name in "abc")
+    rows = [dict.fromkeys(COLUMNS, math.nan) | {"name": name, "targets": 1, "found": 1} for name in "ab"]
+    rows[0].update(sad=1.0, sad_unknown=0.125, mse=3.0)
+    rows[1].update(sad=2.0, mse=4.0)
+    left_out = tuple(f"p{number}" for number in range(11))
+    settings = Settings("pictures", "data", "classical")
+    told = summary(layouts.TestSet(layout, samples, left_out), settings, rows, {"c": "It is damaged."}).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in told if line.startswith("|")]
+    assert cells[0] == ["", "whole picture", "unknown band"]
+    assert cells[2:] == [["SAD", "1.50", "0.12"], ["MSE", "3.50", ""]]
+    assert told[-6:] == [
+        "Measured: 2 of 3 pictures.",
+        f"Left out for want of a partner: 11 ({', '.join(left_out[:10])}, ...).",
+        "",
+        "1 picture could not be measured, and the figures are without them:",
+        "",
+        "- c: It is damaged.",
+    ]
+    told = summary(layouts.TestSet(layout, samples[:1], left_out[:10]), settings, rows[:1], {}).splitlines()
+    assert told[-2:] == [
+        "Measured: 1 of 1 picture.",
+        f"Left out for want of a partner: 10 ({', '.join(left_out[:10])}).",
+    ]
+    assert summary(layouts.TestSet(layout, samples[:1]), settings, rows[:1], {}).endswith(
+        "\nMeasured: 1 of 1 picture.\n"
+    )
 
+
+def test_the_paper_and_the_command_speak_of_what_there_is():
     assert {benchmark for benchmark, _ in FIGURES} <= {layout.name for layout in LAYOUTS}
     assert {prompt for _, prompt in FIGURES} == set(PROMPTS)
     for by_engine in FIGURES.values():
