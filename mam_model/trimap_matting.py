@@ -7,6 +7,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -252,9 +253,20 @@ def _around(area: np.ndarray, margin: int) -> tuple[slice, slice]:
     return tuple(bounds)
 
 
-def _laplacian(color: np.ndarray, unknown: np.ndarray, method: str) -> csr_matrix:
+def _pymatting() -> ModuleType:
+    """PyMatting, which as it is imported makes PyTorch compute in as many threads as Numba: one for each logical core.
+
+    That is more than a processor has of its own, or than the user asked for, so PyTorch gets its own number back.
+    """
+    threads = torch.get_num_threads()
     import pymatting
 
+    torch.set_num_threads(threads)
+    return pymatting
+
+
+def _laplacian(color: np.ndarray, unknown: np.ndarray, method: str) -> csr_matrix:
+    pymatting = _pymatting()
     if method == "closed-form":
         return pymatting.cf_laplacian(color, epsilon=_EPSILON, is_known=~unknown)
     neighbours = [min(count, unknown.size) for count in _NEIGHBOURS]
@@ -263,8 +275,7 @@ def _laplacian(color: np.ndarray, unknown: np.ndarray, method: str) -> csr_matri
 
 def _solution(system: csr_matrix, right: np.ndarray, start: np.ndarray | None, method: str) -> np.ndarray:
     """x of system x = right by conjugate gradients, or what they have reached after many steps."""
-    import pymatting
-
+    pymatting = _pymatting()
     if not right.any():
         # No pixel hears of any subject, and PyMatting would divide 0 by 0.
         return right

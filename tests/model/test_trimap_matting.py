@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ import torch
 from mam_model import trimap_matting
 from mam_model.trimap import trimap_from_mask
 from mam_model.trimap_matting import PyMattingMissing, TrimapError, solve_trimap
+
+ROOT = Path(__file__).resolve().parents[2]
 
 needs_pymatting = pytest.mark.skipif(importlib.util.find_spec("pymatting") is None, reason="PyMatting is not installed")
 
@@ -243,3 +248,16 @@ def test_without_pymatting_the_error_names_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PyMattingMissing, match="pip install pymatting"):
         solve_trimap(image, trimap)
+
+
+@needs_pymatting
+def test_pytorch_keeps_its_number_of_threads():
+    """In a process of its own, where Numba is imported only after PyTorch has begun to compute."""
+    program = (
+        "import torch; from mam_model.trimap_matting import solve_trimap; "
+        "torch.set_num_threads(1); torch.get_num_threads(); "
+        "trimap = torch.full((12, 12), 0.5); trimap[:2] = 0; trimap[-2:] = 1; "
+        "solve_trimap(torch.rand(12, 12, 3), trimap); print(torch.get_num_threads())"
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert told.stdout.split() == ["1"], told.stderr
