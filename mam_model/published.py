@@ -12,6 +12,7 @@ import http.client
 import os
 import shutil
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ else:
     import fcntl
 
 _CHUNK_BYTES = 1 << 20
+# How long pieces of a chunk are gathered on a slow connection.
+_LONGEST_CHUNK_S = 0.5
 _TIMEOUT_S = 30
 
 
@@ -450,7 +453,8 @@ def _fetch(
         with open(part, "r+b" if part.exists() else "w+b") as stream:
             stream.truncate(done)
             stream.seek(done)
-            while chunk := _next_chunk(file, folder, response, cancelled):
+            # Up to Python 3.12 `read1` would wait for more behind the last byte, where the server does not hang up.
+            while (length is None or done < total) and (chunk := _next_chunk(file, folder, response, cancelled)):
                 try:
                     stream.write(chunk)
                     stream.flush()
@@ -495,8 +499,14 @@ def _next_chunk(
         raise DownloadCancelled(
             f"The download of {file.name} was stopped. What arrived stays in {folder}; the next attempt continues it."
         )
+    chunk, began = bytearray(), time.monotonic()
     try:
-        return response.read(_CHUNK_BYTES)
+        # A slow connection takes minutes for a whole chunk, and would not be cancelled before.
+        while piece := response.read1(_CHUNK_BYTES - len(chunk)):
+            chunk += piece
+            if len(chunk) == _CHUNK_BYTES or time.monotonic() >= began + _LONGEST_CHUNK_S:
+                break
+        return bytes(chunk)
     except (OSError, http.client.HTTPException) as error:
         raise _failure(file, folder, f"the connection broke off ({error}); the next attempt continues there") from error
 

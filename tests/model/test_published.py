@@ -45,6 +45,7 @@ class WeightServer(ThreadingHTTPServer):
         self.honours_range = True
         self.refuses_range = False
         self.break_off_after = None
+        self.may_go_on = None
         self.requests = []
 
     @property
@@ -77,6 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", server.content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if server.may_go_on is not None:
+            self.wfile.write(body[:1000])
+            server.may_go_on.wait()
+            body = body[1000:]
         self.wfile.write(body[: server.break_off_after])
 
     def log_message(self, *_):
@@ -245,6 +250,18 @@ def test_a_cancelled_download_keeps_what_has_arrived(weights, server, tmp_path):
     assert (tmp_path / "weights.pth.part").read_bytes() == CONTENT[: done[0]]
     assert fetch(weights, tmp_path).read_bytes() == CONTENT
     assert server.requests[-1][1] == f"bytes={done[0]}-"
+
+
+def test_a_slow_download_is_cancelled_before_a_whole_chunk_has_arrived(weights, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "_LONGEST_CHUNK_S", 0)
+    server.may_go_on = threading.Event()
+    done = []
+    # Where the whole chunk is waited for, the server goes on after this, and all of it arrives.
+    threading.Timer(3, server.may_go_on.set).start()
+    with pytest.raises(DownloadCancelled):
+        fetch(weights, tmp_path, lambda so_far, _: done.append(so_far), cancelled=lambda: bool(done))
+    server.may_go_on.set()
+    assert 0 < done[0] <= 1000
 
 
 def test_an_exception_of_the_progress_bar_stops_like_a_cancellation(weights, tmp_path):
