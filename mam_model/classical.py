@@ -403,11 +403,16 @@ def _from_middle(count: int, low: float, high: float) -> np.ndarray:
 
 
 def _grab_cut(view: np.ndarray, prior: np.ndarray, seeds: _Seeds) -> np.ndarray:
-    """OpenCV's GrabCut on float [rows, columns, 3], started from bool [rows, columns]; the subject as bool."""
+    """OpenCV's GrabCut on float [rows, columns, 3], started from bool [rows, columns]; the subject as bool.
+
+    In a picture of one colour the prior stays: no colour tells anything there, and OpenCV's cut can take minutes.
+    """
     labels = np.where(prior, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[seeds.background | seeds.outside] = cv2.GC_BGD
     labels[seeds.subject] = cv2.GC_FGD
     lab = cv2.cvtColor((view * 255).round().clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2LAB)
+    if (lab == lab[0, 0]).all():
+        return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     cv2.setRNGSeed(0)
     found, _, _ = cv2.grabCut(lab, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
     return (found == cv2.GC_FGD) | (found == cv2.GC_PR_FGD)

@@ -289,6 +289,12 @@ def test_the_picture_and_the_prompt_are_left_alone():
     assert torch.equal(picture, before[0]) and torch.equal(true, before[1])
 
 
+def test_a_picture_of_one_colour_is_not_cut_for_minutes(monkeypatch):
+    monkeypatch.setattr(cv2, "grabCut", lambda *_: pytest.fail("OpenCV was asked to cut where there is nothing to see"))
+    alpha = matte_without_models(torch.ones(96, 128, 3), Prompt(box_xyxy_px=BOX), method="none")
+    assert alpha[49, 66] == 1 and alpha[:10].max() == 0 and alpha[:, :30].max() == 0
+
+
 def test_a_picture_with_alpha_is_matted_by_its_colours():
     picture, _ = scene(BOX)
     prompt = Prompt(box_xyxy_px=(36, 16, 96, 82))
