@@ -52,7 +52,7 @@ class Composite(io.ComfyNode):
                     "color",
                     default="#00b140",
                     optional=True,
-                    tooltip="Colour behind the subject without a background, and around one that does not fill.",
+                    tooltip="Colour behind the subject without a background, and where one does not fill or is transparent.",
                 ),
                 io.Combo.Input(
                     "fit",
@@ -198,7 +198,9 @@ class Composite(io.ComfyNode):
         check_same_size(image, alpha, "alpha")
         batches = {"image": image, "alpha": alpha}
         if background is not None:
-            batches["background"] = pictures(background)
+            pictures(background)
+            # Another cut-out has colours where nothing of it is to be seen.
+            batches["background"] = background[..., :4]
         elif canvas == "background":
             raise ValueError('Connect a background: with canvas "background" it gives the result its size.')
         height, width = batches[canvas].shape[1:3]
@@ -229,7 +231,11 @@ class Composite(io.ComfyNode):
             else:
                 # Without a name of its own: at its own size it is not needed any more once it is fitted.
                 behind = fit_picture(
-                    frame_of(batches["background"], index).to(matte), height, width, fit, parse_color(color)
+                    _opaque(frame_of(batches["background"], index).to(matte), color, blend == "linear light"),
+                    height,
+                    width,
+                    fit,
+                    parse_color(color),
                 )
             subject, matte = cutout[..., :3], cutout[..., 3]
             composite = over(subject, matte, behind, linear_light=blend == "linear light")
@@ -239,7 +245,7 @@ class Composite(io.ComfyNode):
         memory_bytes = _composing_bytes(
             image.shape[1:3],
             (height, width),
-            batches["background"].shape[1:3] if background is not None else (0, 0),
+            batches["background"].shape[1:] if background is not None else (0, 0, 3),
             scale=scale if canvas == "background" else 0,
             estimates=edge_color == "estimated",
             linear_light=blend == "linear light",
@@ -255,6 +261,14 @@ class Composite(io.ComfyNode):
                 partial(compose, index), memory_bytes, "Composite"
             )
         return io.NodeOutput(composites, cutouts)
+
+
+def _opaque(picture: Tensor, color: str, linear_light: bool) -> Tensor:
+    """A background [H, W, 3 or 4] over the colour that shows where it is transparent, [H, W, 3]."""
+    if picture.shape[-1] == 3:
+        return picture
+    colors, alpha = picture[..., :3], picture[..., 3].clamp(0, 1)
+    return over(colors, alpha, picture.new_tensor(parse_color(color)), linear_light=linear_light)
 
 
 def _composing_bytes(
@@ -273,7 +287,8 @@ def _composing_bytes(
     Counted were the tensors that live at once, step by step; the hungriest step decides.
 
     Args:
-        image, canvas, background: height and width in pixels; those of no background are 0.
+        image, canvas: height and width in pixels.
+        background: the same with its channels; 0, 0 and 3 for none.
         scale: with which the subject is placed, or 0.
         estimates: whether the subject's own colours are worked out.
         linear_light: whether light is blended.
@@ -282,14 +297,15 @@ def _composing_bytes(
     """
     from ..mam_model.foreground import foreground_bytes
 
-    image_px, canvas_px, background_px = (height * width for height, width in (image, canvas, background))
+    image_px, canvas_px, background_px = (height * width for height, width, *_ in (image, canvas, background))
     placed_px = scale**2 * image_px
     estimating = foreground_bytes(*image) + 16 * image_px if estimates else 0
     # Matte, subject and cut-out. An estimated subject lies in one tensor with the estimated background.
     subject = (44 if estimates else 32) * image_px
     placing = subject + max(32 * image_px, 32 * placed_px, 16 * placed_px + 44 * canvas_px) if scale else 0
     placed = 16 * canvas_px if scale else 0
-    fitting = subject + placed + 12 * background_px + 24 * canvas_px
+    covering = (95 if linear_light else 44) * background_px if background[2] > 3 else 0
+    fitting = subject + placed + max(covering, 12 * background_px + 24 * canvas_px)
     # From here on there is the cut-out and what lies behind, which can be a part of the background that keeps it whole.
     both = 16 * canvas_px + 12 * max(canvas_px, background_px)
     blending = (75 if linear_light else 24) * canvas_px

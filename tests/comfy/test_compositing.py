@@ -64,6 +64,25 @@ def test_as_photographed_leaves_the_pixels_as_they_are(composite):
     torch.testing.assert_close(run.output("composite"), expected, atol=1e-6, rtol=0)
 
 
+def test_the_colour_shows_through_a_background_that_is_transparent(composite):
+    image, alpha = torch.ones(2, 8, 9, 3), torch.zeros(2, 8, 9)
+    alpha[:, :2] = 1
+    # A cut-out: red above, and its hidden blue below.
+    behind = torch.tensor((1.0, 0.0, 0.0, 1.0)).expand(1, 8, 9, 4).clone()
+    behind[:, 4:] = torch.tensor((0.0, 0.0, 1.0, 0.0))
+    behind[:, 6:, :, 3] = 0.5
+    run = composite(image, alpha, behind, edge_color="as photographed", color="#00ff00")
+    rows = [(1, 1, 1)] * 2 + [(1, 0, 0)] * 2 + [(0, 1, 0)] * 2 + [(0, 0.5, 0.5)] * 2
+    torch.testing.assert_close(run.output("composite"), torch.tensor(rows)[:, None].expand(2, 8, 9, 3))
+
+
+def test_a_transparent_background_is_blended_as_the_subject_is(composite):
+    image, alpha = torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8)
+    black = torch.tensor((0.0, 0.0, 0.0, 0.5)).expand(1, 8, 8, 4)
+    found = composite(image, alpha, black, color="#ffffff", blend="linear light").output("composite")
+    torch.testing.assert_close(found, torch.full_like(found, 0.7354), atol=1e-3, rtol=0)
+
+
 def test_estimated_edge_colour_takes_the_old_background_out_of_the_rim(composite):
     alpha = disc(60, 80, 40, 30, 18)[None]
     soft = torch.nn.functional.avg_pool2d(alpha[None], 9, 1, 4)[0]
@@ -327,7 +346,8 @@ def asked_and_taken(comfy, monkeypatch):
         # In half precision, so that each is copied on its way into float32 as it is on its way to a graphics card.
         image, alpha = torch.rand(1, 300, 400, 3).half(), torch.rand(1, 300, 400).half()
         if background is not None:
-            settings["background"] = torch.rand(1, *background, 3).half()
+            size, channels = background[:2], background[2:] or (3,)
+            settings["background"] = torch.rand(1, *size, *channels).half()
         with torch.inference_mode():
             comfy.node(node_id).execute(image, alpha, **settings)
         return measured[-1]
@@ -361,6 +381,8 @@ def test_a_frame_whose_colours_are_estimated_takes_no_more_memory_than_is_asked_
         *(((600, 800), fit) for fit in ("cover", "contain", "stretch", "center")),
         ((100, 800), "contain"),
         ((800, 100), "center"),
+        ((300, 400, 4), "cover"),
+        ((600, 800, 4), "cover"),
     ],
 )
 @pytest.mark.parametrize(
