@@ -144,8 +144,8 @@ class MatteEverything(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Masks that change more than this with SAM's threshold are dropped. Lower it to find things "
-                        "with vague outlines."
+                        "Masks less stable than this when SAM's threshold moves are dropped; 1 is one that does not "
+                        "change. Lower it to find things with vague outlines."
                     ),
                 ),
                 io.Float.Input(

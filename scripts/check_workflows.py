@@ -192,9 +192,10 @@ class FrontEnd:
         self._address = address
         self._errors = errors
 
-    def start(self, nodes_2: bool) -> None:
+    def start(self, nodes_2: bool, language: str = "en") -> None:
         """Loads the front end anew with classic nodes or Nodes 2.0."""
         settings = {
+            "Comfy.Locale": language,
             "Comfy.VueNodes.Enabled": nodes_2,
             "Comfy.TutorialCompleted": True,
             "Comfy.UseNewMenu": "Top",

@@ -140,6 +140,29 @@ def test_a_node_that_was_saved_narrow_stays_so(renderer):
     assert renderer.page.evaluate(width) == least
 
 
+_ALONE = """(type) => {
+  app.graph.clear();
+  const node = LiteGraph.createNode(type);
+  node.pos = [300, 300];
+  app.graph.add(node);
+  app.canvas.selectNode(node);
+}"""
+
+
+@pytest.mark.slow
+def test_the_help_page_of_a_node_is_shown_in_the_user_s_language(renderer):
+    page, nodes_2 = renderer.page, renderer.page.evaluate("() => LiteGraph.vueNodesMode")
+    called = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))["MAM_Trimap"]
+    renderer.start(nodes_2, "zh")
+    try:
+        page.evaluate(_ALONE, "MAM_Trimap")
+        page.get_by_test_id("info-button").click()
+        page.get_by_role("heading", name=called["display_name"], exact=True).wait_for()
+        assert page.get_by_role("cell", name=called["inputs"]["band"]["name"], exact=True).is_visible()
+    finally:
+        renderer.start(nodes_2)
+
+
 def test_every_node_has_a_help_page():
     nodes = {part.split('"')[1] for file in (ROOT / "nodes").glob("*.py") for part in _schema_lines(file)}
     assert nodes == {page.stem for page in (ROOT / "web" / "docs").glob("*.md")}
