@@ -172,6 +172,9 @@ async def _json_of(request: web.Request) -> dict[str, Any]:
                 code="late",
                 seconds=_READING_S,
             ) from None
+        except ConnectionError:
+            # Nobody hears this: the page was closed or loaded anew meanwhile, which is no failure for the log.
+            raise _Refusal(400, "bad", "The request broke off.") from None
     if body is None:
         raise too_large
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -412,3 +413,15 @@ def test_a_browser_asks_after_an_update_for_every_module_of_the_page(server, fil
     address = f"{server.address}/extensions/{comfyui_server.PACK_FOLDER}/js/{file}"
     with _direct.open(address) as answer:
         assert answer.headers["Cache-Control"].split(",")[0] in ("no-cache", "no-store")
+
+
+def test_a_page_that_is_closed_while_it_asks_is_no_failure_for_the_log(server):
+    head = "POST /mam/live HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    before = len(server.log_text())
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", server.port)) as page:
+            page.sendall(head.encode())
+            # Answered only after the server has begun to read the request above.
+            server.get("/queue")
+        server.get("/queue")
+    assert "live matte failed" not in server.log_text()[before:]
