@@ -52,7 +52,7 @@ class Composite(io.ComfyNode):
                     "color",
                     default="#00b140",
                     optional=True,
-                    tooltip="Colour behind the subject without a background, and where one does not fill or is transparent.",
+                    tooltip="Colour behind the subject where there is no background, or one that does not fill or is clear.",
                 ),
                 io.Combo.Input(
                     "fit",

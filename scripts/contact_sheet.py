@@ -13,6 +13,7 @@ CHECKER_PX = 14
 PAPER = (245, 245, 243)
 INK = (40, 40, 40)
 PROMPT_COLOUR = (0, 170, 255)
+NEGATIVE_COLOUR = (235, 50, 60)
 
 
 def contact_sheet(
@@ -21,6 +22,7 @@ def contact_sheet(
     title: str,
     boxes_xyxy_px: Sequence[Sequence[float]],
     points_px: Sequence[Sequence[float]],
+    negatives_px: Sequence[Sequence[float]] = (),
 ) -> Image.Image:
     """Lays out the photo (with the boxes and points that were its prompt) and the results, each under its name.
 
@@ -28,9 +30,10 @@ def contact_sheet(
         pictures: name -> picture; one with alpha is shown on a checkerboard.
         title: the line at the foot, e.g. how the matte was made.
         boxes_xyxy_px: left, top, right, bottom of each box, in pixels of the photo.
-        points_px: x, y of each point, likewise.
+        points_px: x, y of each point on the subject, likewise.
+        negatives_px: the same of those that are not on it.
     """
-    panels = {"Photo and prompt": _with_prompt(photo.convert("RGB"), boxes_xyxy_px, points_px)}
+    panels = {"Photo and prompt": _with_prompt(photo.convert("RGB"), boxes_xyxy_px, points_px, negatives_px)}
     panels.update({name: _on_checkerboard(picture) for name, picture in pictures.items()})
     panels = {name: _at_panel_height(picture) for name, picture in panels.items()}
     width = sum(panel.width for panel in panels.values()) + MARGIN_PX * (len(panels) + 1)
@@ -45,15 +48,16 @@ def contact_sheet(
     return sheet
 
 
-def _with_prompt(photo: Image.Image, boxes_xyxy_px, points_px) -> Image.Image:
+def _with_prompt(photo: Image.Image, boxes_xyxy_px, points_px, negatives_px) -> Image.Image:
     draw = ImageDraw.Draw(photo)
     line_px = max(2, round(photo.height / 150))
     for x0, y0, x1, y1 in boxes_xyxy_px:
         left, right = sorted(min(max(x, 0), photo.width - 1) for x in (x0, x1))
         top, bottom = sorted(min(max(y, 0), photo.height - 1) for y in (y0, y1))
         draw.rectangle((left, top, right, bottom), outline=PROMPT_COLOUR, width=line_px)
-    for x, y in points_px:
-        draw.circle((x, y), 2 * line_px, fill=PROMPT_COLOUR, outline=(255, 255, 255), width=max(1, line_px // 2))
+    for colour, points in ((PROMPT_COLOUR, points_px), (NEGATIVE_COLOUR, negatives_px)):
+        for x, y in points:
+            draw.circle((x, y), 2 * line_px, fill=colour, outline=(255, 255, 255), width=max(1, line_px // 2))
     return photo
 
 

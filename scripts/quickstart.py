@@ -345,8 +345,8 @@ def _boxes(workflow: dict) -> list[list[float]]:
     return [box for text in _prompt_inputs(workflow, "MAM_PromptBoxes", "boxes") for box in json.loads(text)]
 
 
-def _points(workflow: dict) -> list[list[float]]:
-    lines = "\n".join(_prompt_inputs(workflow, "MAM_PromptPoints", "positive")).splitlines()
+def _points(workflow: dict, kind: str) -> list[list[float]]:
+    lines = "\n".join(_prompt_inputs(workflow, "MAM_PromptPoints", kind)).splitlines()
     return [[float(number) for number in line.split()] for line in lines if line.strip()]
 
 
@@ -424,7 +424,8 @@ def _write_results(folder: Path, stem: str, photo, workflow: dict, name: str, se
         shown[kind] = Image.open(io.BytesIO(content))
         print(f"{RESULTS[kind] + ':':<14}{file}")
     pictures = {title: shown[kind] for kind, title in RESULTS.items() if kind in shown}
-    sheet = contact_sheet(photo, pictures, f"ComfyUI workflow: {name}", _boxes(workflow), _points(workflow))
+    points = [_points(workflow, kind) for kind in ("positive", "negative")]
+    sheet = contact_sheet(photo, pictures, f"ComfyUI workflow: {name}", _boxes(workflow), *points)
     file = folder / f"{stem}-contact-sheet.png"
     sheet.save(file)
     print(f"{'All in one:':<14}{file}", flush=True)

@@ -136,10 +136,13 @@ def _run(options: argparse.Namespace) -> int:
     prompt_id, refused = send(server, workflow)
     print(f"Sent to {server.address}; waiting.", flush=True)
     history = wait(server, prompt_id, options.timeout)
-    for file in save_results(server, history["outputs"], options.output, options.previews):
+    files = save_results(server, history["outputs"], options.output, options.previews)
+    for file in files:
         print(file)
     if errors := list(filter(None, (refused, _error_of(history, workflow)))):
         raise Trouble("\n".join(errors))
+    if not files:
+        print("Nothing was saved. Pictures that the workflow only shows come with --previews.", file=sys.stderr)
     return 0
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "quickstart.py"
 sys.path.append(str(ROOT / "scripts"))
 
+import contact_sheet  # noqa: E402
 import quickstart as script  # noqa: E402
 
 
@@ -54,6 +55,14 @@ def test_without_weights_the_classical_engine_cuts_out_the_astronaut(quickstart,
     assert result(tmp_path, "astronaut-composite.png").shape == (512, 512, 3)
     sheet = result(tmp_path, "astronaut-contact-sheet.png")
     assert sheet.shape[1] > 4 * 400
+
+
+def test_the_sheet_shows_points_on_the_subject_and_beside_it():
+    photo = Image.new("RGB", (420, 420), "white")
+    sheet = contact_sheet.contact_sheet(photo, {}, "", [], [[100, 200]], [[300, 200]])
+    left, top = contact_sheet.MARGIN_PX, contact_sheet.MARGIN_PX + contact_sheet.TITLE_PX
+    assert sheet.getpixel((left + 100, top + 200)) == contact_sheet.PROMPT_COLOUR
+    assert sheet.getpixel((left + 300, top + 200)) == contact_sheet.NEGATIVE_COLOUR
 
 
 def test_with_weights_in_its_models_folder_the_networks_run_on_the_users_photo(

@@ -76,6 +76,16 @@ def test_results_that_are_here_already_are_kept_and_previews_come_when_asked_for
         assert set((tmp_path / "out").iterdir()) == files | before
 
 
+def test_a_workflow_that_saves_nothing_says_how_to_get_what_it_shows(send, photo, tmp_path):
+    shows = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    for node in shows.values():
+        if node["class_type"] == "SaveImage":
+            node.update(class_type="PreviewImage", inputs={"images": node["inputs"]["images"]})
+    done = send(written(tmp_path, shows), "--picture", photo, *on_rectangle())
+    assert done.returncode == 0 and not (tmp_path / "out").exists()
+    assert done.stderr == "Nothing was saved. Pictures that the workflow only shows come with --previews.\n"
+
+
 def test_a_node_is_called_by_number_title_or_type_and_an_unknown_one_is_named(send, photo):
     for name in ("99", "Composit", "MAM_Nothing"):
         done = send(WORKFLOW, "--picture", photo, "--set", f"{name}.color=#ffffff")
