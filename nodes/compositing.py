@@ -52,7 +52,10 @@ class Composite(io.ComfyNode):
                     "color",
                     default="#00b140",
                     optional=True,
-                    tooltip="Colour behind the subject where there is no background, or one that does not fill or is clear.",
+                    tooltip=(
+                        "Colour behind the subject without a background, around one that does not fill, and through "
+                        "one that is transparent."
+                    ),
                 ),
                 io.Combo.Input(
                     "fit",
