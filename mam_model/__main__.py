@@ -479,7 +479,7 @@ def _sentence(error: Exception) -> str | None:
     from .out_of_memory import is_device_full, is_processor_full
 
     if is_processor_full(error):
-        return "There is not enough memory for this picture. Make it smaller."
+        return "There is not enough memory for this. Make the picture smaller, or close other programs first."
     if is_device_full(error):
         return "The graphics card has not enough memory for this. Try --precision fp16 or --device cpu."
 
