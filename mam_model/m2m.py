@@ -484,5 +484,6 @@ def _folded(conv: SpectralNormConv | nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv
 
 
 def _exact(tensor: Tensor) -> Tensor:
-    """In float64, and on the processor: a Mac's graphics chip knows no float64."""
-    return tensor.detach().cpu().double()
+    """In float64, and on the processor: a Mac's graphics chip knows no float64. What has only a shape stays so."""
+    tensor = tensor.detach()
+    return (tensor if tensor.is_meta else tensor.cpu()).double()

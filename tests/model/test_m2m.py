@@ -235,6 +235,15 @@ def test_folding_leaves_the_trained_network_alone(own_m2m):
     assert all(parameter.requires_grad for name, parameter in own_m2m.named_parameters() if "weight_bar" in name)
 
 
+def test_a_network_without_weights_is_folded_to_one_that_takes_the_weights_of_another(own_m2m):
+    with torch.device("meta"):
+        shell = MaskToMatte().fold()
+    assert all(tensor.is_meta for tensor in shell.state_dict().values())
+    shell.load_state_dict(own_m2m.fold().state_dict(), assign=True)
+    for ours, theirs in zip(scales(shell(*shown())), scales(own_m2m.fold()(*shown()))):
+        assert torch.equal(ours, theirs)
+
+
 def test_the_folded_network_does_not_follow_further_training(own_m2m):
     folded = own_m2m.fold()
     with torch.inference_mode():

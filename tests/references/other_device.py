@@ -23,6 +23,9 @@ _ACROSS = ("aten.copy_", "aten._to_copy", "aten.index", "aten._index_put_impl_",
 
 
 class _There(Tensor):
+    # Unlike PyTorch's own on that device it has values.
+    is_meta = False
+
     @staticmethod
     def __new__(cls, here: Tensor):
         made = torch.Tensor._make_wrapper_subclass(
