@@ -313,7 +313,7 @@ def _composing_bytes(
     both = 16 * canvas_px + 12 * max(canvas_px, background_px)
     blending = (75 if linear_light else 24) * canvas_px
     # Beside the picture that came out. The light is softened in a frame of its own, first widened, then heightened.
-    wrapping = 72 * canvas_px + 36 * wrap_px * max(canvas) if wrap_px else 0
+    wrapping = 64 * canvas_px + 36 * wrap_px * max(canvas) if wrap_px else 0
     multiplying = 40 * canvas_px if premultiplies else 0
     return int(max(estimating, placing, fitting, both + max(blending, wrapping, multiplying)))
 
