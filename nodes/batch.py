@@ -25,7 +25,7 @@ def in_steps(count: int) -> Iterator[int]:
     for index in range(count):
         comfy.model_management.throw_exception_if_processing_interrupted()
         yield index
-        bar.update_absolute(index + 1, count)
+        bar.update_absolute(index + 1)
 
 
 def in_steps_of_parts(count: int) -> Iterator[tuple[int, Callable[[int, int], None]]]:
@@ -37,12 +37,12 @@ def in_steps_of_parts(count: int) -> Iterator[tuple[int, Callable[[int, int], No
 
     def tell(step: int, done: int, parts: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(_SHARES * step + _SHARES * done // parts, _SHARES * count)
+        bar.update_absolute(_SHARES * step + _SHARES * done // parts)
 
     for index in range(count):
         comfy.model_management.throw_exception_if_processing_interrupted()
         yield index, partial(tell, index)
-        bar.update_absolute(_SHARES * (index + 1), _SHARES * count)
+        bar.update_absolute(_SHARES * (index + 1))
 
 
 def in_steps_of_targets(frames: Sequence[Sequence[T]]) -> Iterator[tuple[int, Iterator[T]]]:

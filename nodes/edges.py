@@ -234,8 +234,6 @@ class RefineWithTrimap(io.ComfyNode):
         count = pair_count(image=image, trimap=trimap)
         alphas = room_for(count, *trimap.shape[1:])
         for index in in_steps(count):
-            # KNN matting would search for the neighbours of NaN without end.
-            check_frame(image, index)
             try:
                 alphas[index] = solve_trimap(
                     frame_of(image, index),

@@ -263,12 +263,11 @@ class _Progress:
         # A matte takes about as long as the decoder takes for four points.
         self._points, self._matte = points, 4
         self._frame = points + self._matte * mattes
-        self._total = frames * self._frame
-        self._bar = comfy.utils.ProgressBar(self._total)
+        self._bar = comfy.utils.ProgressBar(frames * self._frame)
 
     def reach(self, frame: int, points: int = 0, mattes: int = 0) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        self._bar.update_absolute(frame * self._frame + points + mattes * self._matte, self._total)
+        self._bar.update_absolute(frame * self._frame + points + mattes * self._matte)
 
 
 NODES = [MatteEverything]

@@ -170,7 +170,7 @@ OF_ANOTHER_SIZE = [
 @pytest.mark.parametrize(("node_id", "name"), OF_ANOTHER_SIZE)
 def test_the_help_page_quotes_what_the_node_says_of_an_input_of_another_size(comfy, tensors, node_id, name):
     given = {"image": pictures(1, 32, 48), "alpha": torch.ones(1, 32, 48)}
-    given[name] = pictures(1, 30, 20) if name == "background" else torch.ones(1, 30, 20)
+    given[name] = pictures(1, 30, 20) if name == "background" else torch.full((1, 30, 20), 0.4)
     if name in ("trimap", "mask"):
         del given["alpha"]
     graph = {input_name: node(tensors(value)) for input_name, value in given.items()}
@@ -183,6 +183,57 @@ def test_the_help_page_quotes_what_the_node_says_of_an_input_of_another_size(com
     page = (HELP_PAGES / f"{node_id}.md").read_text(encoding="utf-8")
     quoted = [re.escape(sentence).replace("…", ".*") for sentence in re.findall(r'\*\*"([^"]+)"\*\*', page)]
     assert any(re.match(sentence, run.error.strip()) for sentence in quoted)
+
+
+@pytest.fixture
+def of_matte(comfy, tensors):
+    """`of_matte(node_id, name, image, matte)`: the run of a node that works on a picture and its matte `name`."""
+
+    def run(node_id: str, name: str, image: torch.Tensor, matte: torch.Tensor):
+        given = {"image": image, name: matte}
+        graph = {input_name: node(tensors(value)) for input_name, value in given.items()}
+        graph["result"] = node(node_id, **{input_name: (input_name, 0) for input_name in given})
+        return comfy.run({**graph, "see": node("PreviewAny", source=("result", 0))})
+
+    return run
+
+
+WORK_ON_A_MATTE = [case for case in OF_ANOTHER_SIZE if case[1] != "background"]
+SLOPE = torch.linspace(0, 1, 48).expand(1, 32, 48).contiguous()
+
+
+@pytest.mark.parametrize(("node_id", "name"), WORK_ON_A_MATTE)
+def test_nan_in_a_mask_is_refused_before_it_spreads(of_matte, node_id, name):
+    matte = SLOPE.clone()
+    matte[0, 3, 4] = float("nan")
+    run = of_matte(node_id, name, pictures(1, 32, 48), matte)
+    assert run.failed_node == "result" and "The mask holds NaN" in run.error
+
+
+@pytest.mark.parametrize(("node_id", "name"), WORK_ON_A_MATTE)
+def test_a_mask_that_leaves_0_to_1_works_as_if_cut_there(of_matte, node_id, name):
+    image, matte = pictures(1, 32, 48), 2 * SLOPE - 0.5
+    expected = of_matte(node_id, name, image, matte.clamp(0, 1)).output("result").clone()
+    assert torch.equal(of_matte(node_id, name, image, matte).output("result"), expected)
+
+
+@pytest.mark.parametrize(("node_id", "name"), WORK_ON_A_MATTE)
+def test_of_an_rgba_picture_every_node_takes_the_colours_alone(of_matte, node_id, name):
+    image = pictures(1, 32, 48)
+    expected = of_matte(node_id, name, image, SLOPE).output("result").clone()
+    rgba = torch.cat((image, torch.rand(1, 32, 48, 1)), dim=-1)
+    assert torch.equal(of_matte(node_id, name, rgba, SLOPE).output("result"), expected)
+
+
+@pytest.mark.parametrize(("node_id", "name"), WORK_ON_A_MATTE)
+def test_every_node_takes_and_gives_half_precision(of_matte, monkeypatch, node_id, name):
+    """ComfyUI's --fp16-intermediates."""
+    image, matte = pictures(1, 32, 48).half(), SLOPE.half()
+    expected = of_matte(node_id, name, image.float(), matte.float()).output("result").half()
+    monkeypatch.setattr("comfy.model_management.intermediate_dtype", lambda: torch.float16)
+    run = of_matte(node_id, name, image, matte)
+    assert run.ok, run.error
+    torch.testing.assert_close(run.output("result"), expected, atol=2e-3, rtol=0)
 
 
 def test_the_mask_that_load_image_gives_without_transparency_is_recognised(comfy, tensors):

@@ -159,6 +159,12 @@ def test_another_edge_setting_runs_no_matting_again(comfy, tensors, monkeypatch)
     assert len(calls) == 1 and set(second.executed) == {"result", "shown"}
 
 
+def test_progress_moves_with_every_frame_however_little_there_is_to_do(comfy, tensors):
+    graph = {"alpha": node(tensors(torch.rand(2, 8, 9))), "result": node("MAM_EdgeAdjust", alpha=("alpha", 0))}
+    run = comfy.run(graph | SHOWN)
+    assert {(value, total) for step, value, total in run.progress if step == "result"} == {(100, 200), (200, 200)}
+
+
 def test_the_node_shows_a_grey_picture_of_each_frame(comfy, tensors):
     graph = {
         "alpha": node(tensors(torch.rand(3, 8, 9))),
@@ -177,8 +183,10 @@ def test_a_trimap_has_the_widths_given_in_pixels(trimap_of):
 
 def test_per_cent_are_of_the_longer_side(trimap_of):
     mask = row(*[0] * 50, *[1] * 50)[None]
-    trimap = trimap_of(mask, band="even", inner=5.0, outer=10.0, unit="per cent")
-    assert torch.equal(trimap[0], row(*[0] * 40, *[0.5] * 15, *[1] * 45))
+    expected = row(*[0] * 40, *[0.5] * 15, *[1] * 45)
+    for given, trimap in ((mask, expected), (mask.mT, expected.T)):
+        made = trimap_of(given.contiguous(), band="even", inner=5.0, outer=10.0, unit="per cent")
+        assert torch.equal(made[0], trimap)
 
 
 def test_an_adaptive_trimap_is_wider_where_the_matte_is_softer(trimap_of):
@@ -196,7 +204,7 @@ def test_every_mask_of_a_batch_gets_its_own_trimap(trimap_of):
 
 
 @pytest.mark.parametrize("method, error", [("closed-form", 0.02), ("knn", 0.1)])
-def test_refining_finds_the_soft_edge_inside_the_band(refined, method, error):
+def test_refining_finds_the_soft_edge_inside_the_band(comfy, refined, method, error):
     pytest.importorskip("pymatting", reason="PyMatting is not installed")
     truth = disc(48, 64, 32, 24, 14)
     trimap = torch.where((truth > 0) & (truth < 1), 0.5, truth)
@@ -207,6 +215,8 @@ def test_refining_finds_the_soft_edge_inside_the_band(refined, method, error):
     band = trimap == 0.5
     assert torch.equal(alpha[~band], truth[~band])
     assert (alpha - truth)[band].abs().mean() < error < (trimap - truth)[band].abs().mean()
+    solve_trimap = comfy.module("mam_model.trimap_matting").solve_trimap
+    assert torch.equal(alpha, solve_trimap(disc_picture(truth)[0], trimap, method=method))
 
 
 def test_one_trimap_serves_every_picture_and_the_frames_keep_their_order(refined):

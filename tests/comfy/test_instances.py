@@ -96,10 +96,13 @@ def test_a_way_of_choosing_that_there_is_not_is_told_which_there_are(comfy, two_
     assert not run.ok and "position, index, label, score, area, point" in run.error
 
 
-def test_mattes_that_do_not_belong_to_the_index_are_refused(comfy, two_discs):
-    graph = {**two_discs, **select("index", index="0")}
-    graph["kept"]["inputs"]["instance_alphas"] = ("mattes", 0)
-    run = comfy.run(graph)
+@pytest.mark.parametrize(
+    "node_id, settings",
+    [("MAM_SelectInstances", {"by": "index", "by.index": "0"}), ("MAM_MergeInstances", {"merge": "same label"})],
+)
+def test_mattes_that_do_not_belong_to_the_index_are_refused(comfy, two_discs, node_id, settings):
+    chosen = node(node_id, instance_alphas=("mattes", 0), instances=("mattes", 2), **settings)
+    run = comfy.run({**two_discs, "chosen": chosen, "shown": node("MaskPreview", mask=("chosen", 0))})
     assert not run.ok and "2 mattes" in run.error and "3 instances" in run.error
 
 

@@ -39,6 +39,7 @@ def test_a_constant_error_gives_the_numbers_that_one_can_work_out(measured):
     assert sad == pytest.approx(1000 * 0.25 / 1000)
     assert mse == pytest.approx(0.0625 * 1000)
     assert mad == pytest.approx(250)
+    assert len(run.output("measure", 6).splitlines()) == 2
 
 
 def test_only_the_band_counts_when_a_trimap_is_given(measured):
@@ -95,15 +96,18 @@ def test_of_a_long_batch_the_worst_frames_are_shown_and_all_are_in_the_table(com
     (rows,) = drawn
     assert [row[0] for row in rows] == ["worst of 30", "frame 29", *(f"frame {i}" for i in range(27, 4, -1)), "mean"]
     assert rows[1][1] == "0.300"
+    measured(truth[:24] + 0.1, truth[:24])
+    assert [row[0] for row in drawn[-1]] == ["", *(f"frame {i}" for i in range(24)), "mean"]
 
 
 def test_instances_are_matched_in_any_order(measured):
     subjects = torch.stack([disc(40, 80, 20, 20, 12), disc(40, 80, 60, 20, 15)])
     run = measured(subjects.flip(0), subjects, compare="instances of one picture")
     assert run.ok, run.error
-    assert run.output("measure", 5) == pytest.approx(1)
+    assert numbers(run) == pytest.approx([0, 0, 0, 0, 0, 1])
     missing = measured(subjects[:1].clone(), subjects, compare="instances of one picture")
     assert missing.output("measure", 5) == pytest.approx(1 / 1.5)
+    assert missing.output("measure", 6).splitlines()[2].split("\t") == ["matched", "1", "invented", "0", "missed 1"]
 
 
 def test_a_trimap_is_refused_for_instances_instead_of_going_unheard(measured):
@@ -113,8 +117,10 @@ def test_a_trimap_is_refused_for_instances_instead_of_going_unheard(measured):
 
 
 def test_mattes_of_another_size_are_refused_with_both_sizes(measured):
-    run = measured(torch.zeros(1, 10, 12), torch.zeros(1, 20, 24))
-    assert not run.ok and "12 x 10" in run.error and "24 x 20" in run.error
+    alpha, other = torch.zeros(1, 10, 12), torch.zeros(1, 20, 24)
+    for sizes, name in (((alpha, other), "truth"), ((alpha, alpha, other), "trimap")):
+        run = measured(*sizes)
+        assert not run.ok and f"12 x 10 pixels but the {name} is 24 x 20" in run.error
 
 
 def test_a_trimap_without_a_band_says_so(measured):

@@ -39,6 +39,8 @@ def test_points_come_back_as_two_texts_of_json(info):
     run = info(points("12 34\n5.5 6", "7 8"))
     assert json.loads(run.output("info", 1)) == [{"x": 12, "y": 34}, {"x": 5.5, "y": 6}]
     assert json.loads(run.output("info", 2)) == [{"x": 7, "y": 8}]
+    # As Load Image gives it for a picture without transparency.
+    assert torch.equal(run.output("info", 3), torch.zeros(1, 64, 64))
 
 
 @pytest.mark.parametrize(

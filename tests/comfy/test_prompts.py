@@ -55,6 +55,11 @@ def test_each_point_can_be_a_target_of_its_own_and_negative_points_count_for_all
     assert [target.labels for target in targets] == [(1, 0), (1, 0)]
 
 
+def test_one_positive_point_serves_every_frame_that_has_negative_points_of_its_own(prompt_of):
+    frames = prompt_of({"prompt": points("1 2", "[[[3, 4]], [[5, 6]]]")})
+    assert [target.points_px for (target,) in frames] == [((1, 2), (3, 4)), ((1, 2), (5, 6))]
+
+
 def test_every_box_is_a_target_and_the_nodes_label_overrules_the_detectors(prompt_of):
     found = '[{"x": 1, "y": 2, "width": 3, "height": 4, "label": "dog", "score": 0.5}, [5, 6, 7, 8]]'
     (targets,) = prompt_of({"prompt": boxes(found)})
@@ -247,6 +252,15 @@ def test_strokes_do_not_turn_another_prompts_hint_into_guidance(prompt_of, strok
 def test_a_mask_prompt_without_mask_and_strokes_is_refused(comfy):
     run = comfy.run({"prompt": node("MAM_PromptMask"), **look("prompt")})
     assert run.failed_node == "prompt" and "this prompt says nothing yet" in run.error
+
+
+def test_blank_strokes_say_nothing_whatever_their_size(prompt_of, strokes, tensors):
+    """Load Image gives such a mask for a picture without transparency."""
+    graph = {**strokes, "blank": node(tensors(torch.zeros(1, 64, 64)))}
+    for on, expected in (("on", {0, 1}), ("blank", None)):
+        graph["prompt"] = node("MAM_PromptMask", foreground_strokes=(on, 0), background_strokes=("blank", 0))
+        ((prompt,),) = prompt_of(graph)
+        assert (prompt.scribbles if expected is None else set(prompt.scribbles.unique().tolist())) == expected
 
 
 def test_strokes_of_different_sizes_are_refused_with_both_sizes(comfy, strokes, tensors):
