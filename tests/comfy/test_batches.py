@@ -170,6 +170,29 @@ def test_two_masks_do_not_fit_seven_pictures(comfy, graph, tensors, kind):
     assert "There are 7 frames of" in run.error and "but 2 of prompt" in run.error
 
 
+@pytest.mark.parametrize("node_id", ["MAM_MaskToMatte", "MAM_SemanticMatte"])
+def test_the_guidance_of_one_picture_serves_three_and_that_of_two_does_not_fit(
+    comfy, tensors, tiny_sam, tiny_m2m, node_id
+):
+    def guided_by(count: int):
+        guided = node(node_id, m2m=("m2m", 0), embedding=("three", 0), guidance=("guidance", 0))
+        graph = {
+            "image": node(tensors(pictures(count, 32, 48))),
+            "pictures": node(tensors(pictures(3, 32, 48))),
+            "prompt": boxes("6 5 30 25"),
+            **loaders(tiny_sam, tiny_m2m),
+            **steps(),
+            "three": node("MAM_EncodeImage", sam=("sam", 0), image=("pictures", 0)),
+            "guided": guided,
+            "seen": node("PreviewAny", source=("guided", 0)),
+        }
+        return comfy.run(graph)
+
+    assert len(guided_by(1).output("guided")) == 3
+    refused = guided_by(2)
+    assert refused.failed_node == "guided" and "3 frames of embedding but 2 of guidance" in refused.error
+
+
 def test_masks_that_stand_in_for_a_prompt_follow_the_same_rules(comfy, tensors):
     mask = torch.zeros(7, 32, 48)
     mask[:, 8:24, 10:30] = 1

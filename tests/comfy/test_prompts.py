@@ -226,8 +226,12 @@ def test_where_strokes_cross_the_one_on_the_subject_counts(prompt_of, strokes):
 def test_a_mask_guides_or_hints(prompt_of, tensors):
     soft = torch.linspace(0, 1, 32 * 48).reshape(1, 32, 48)
     for use, is_guidance in (("guidance", True), ("hint", False)):
-        graph = {"mask": node(tensors(soft)), "prompt": node("MAM_PromptMask", mask=("mask", 0), use_mask_as=use)}
+        graph = {
+            "mask": node(tensors(soft)),
+            "prompt": node("MAM_PromptMask", mask=("mask", 0), use_mask_as=use, label="cat"),
+        }
         ((prompt,),) = prompt_of(graph)
+        assert prompt.label == "cat"
         assert prompt.mask_is_guidance is is_guidance
         assert torch.equal(prompt.mask, soft[0])
 
