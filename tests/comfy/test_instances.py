@@ -154,27 +154,6 @@ def test_the_semantic_matte_of_one_target_is_its_matte(comfy, tensors, tiny_sam,
     torch.testing.assert_close(run.output("semantic"), run.output("merged"), atol=2e-5, rtol=0)
 
 
-def test_the_semantic_matte_asks_for_the_memory_that_a_matte_of_such_a_picture_takes(
-    comfy, tensors, tiny_sam, tiny_m2m, monkeypatch
-):
-    m2m_of = comfy.module("nodes.models").SharedM2M
-    asked = []
-    monkeypatch.setattr(m2m_of, "load", lambda self, memory_bytes: asked.append((self, memory_bytes)))
-    graph = {
-        "image": node(tensors(pictures(1, 30, 50))),
-        "prompt": boxes("6 5 40 28"),
-        **loaders(tiny_sam, tiny_m2m),
-        **steps(),
-        "semantic": node("MAM_SemanticMatte", m2m=("m2m", 0), embedding=("embedding", 0), guidance=("guidance", 0)),
-        "seen": node("MaskPreview", mask=("semantic", 0)),
-    }
-    run = comfy.run(graph)
-    assert run.ok, run.error
-    m2m = asked[0][0]
-    # One node predicts the whole pyramid, the other mattes at once, which takes more for a large picture.
-    assert {number for _, number in asked} == {m2m.predicting_bytes, m2m.matting_bytes(30, 50)}
-
-
 def test_the_semantic_matte_shows_mask_to_matte_the_united_masks(comfy, tensors, tiny_sam, tiny_m2m, monkeypatch):
     matting = comfy.module("mam_model.matting")
     seen = []

@@ -7,6 +7,7 @@ notice say "full".
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 
 import pytest
@@ -205,6 +206,51 @@ def test_after_the_processor_a_network_asks_for_no_more_than_before(models, tiny
     for shared in (sam, m2m):
         shared.leave_device()
     assert asked() == before
+
+
+def test_every_node_asks_for_the_memory_of_its_hungriest_step(comfy, graph, models, tiny_sam, tiny_m2m, monkeypatch):
+    from comfy_execution.utils import get_executing_context
+
+    asked = {}
+    load_models = models.comfy.model_management.load_models_gpu
+
+    def load(*args, memory_required=0, **kwargs):
+        name = get_executing_context().node_id
+        asked[name] = max(asked.get(name, 0), memory_required)
+        return load_models(*args, memory_required=memory_required, **kwargs)
+
+    monkeypatch.setattr(models.comfy.model_management, "load_models_gpu", load)
+    drawing = json.dumps({"targets": [{"prompts": {"all": {"points": [{"x": 20, "y": 15}]}}}]})
+    links = {name: (name, 0) for name in ("sam", "m2m", "image")}
+    run = comfy.run(
+        graph(steps)
+        | whole()
+        | {
+            "semantic": node("MAM_SemanticMatte", m2m=("m2m", 0), embedding=("embedding", 0), guidance=("guidance", 0)),
+            "editor": node("MAM_PromptEditor", **links, prompts=drawing),
+            "live": node("MAM_LivePicture", **links, prompts=drawing, target=0),
+            "everything": node("MAM_MatteEverything", **links, points_per_side=1),
+            **{
+                f"see {name}": node("PreviewAny", source=(name, 0))
+                for name in ("merged", "mattes", "semantic", "everything")
+            },
+        }
+    )
+    assert run.ok, run.error
+    sam, m2m = models.shared_sam(tiny_sam, "auto"), models.shared_m2m(tiny_m2m, "auto")
+    matting = m2m.matting_bytes(32, 48)
+    of_whole = max(sam.encoding_bytes, matting)
+    # Who comes first encodes the pictures for all.
+    asked.pop("embedding", None)
+    assert asked == {
+        "guidance": sam.decoding_bytes,
+        "pyramid": m2m.predicting_bytes,
+        "semantic": matting,
+        "mattes": of_whole,
+        "editor": of_whole,
+        "live": max(sam.encoding_bytes, sam.decoding_bytes, matting),
+        "everything": max(of_whole, 16 * 36 * 1024**2),
+    }
 
 
 def test_another_view_of_a_network_brings_it_back_too(models, tiny_sam):
