@@ -97,12 +97,16 @@ def test_a_way_of_choosing_that_there_is_not_is_told_which_there_are(comfy, two_
 
 
 @pytest.mark.parametrize(
-    "node_id, settings",
-    [("MAM_SelectInstances", {"by": "index", "by.index": "0"}), ("MAM_MergeInstances", {"merge": "same label"})],
+    "node_id, name, settings",
+    [
+        ("MAM_SelectInstances", "instance_alphas", {"by": "index", "by.index": "0"}),
+        ("MAM_MergeInstances", "instance_alphas", {"merge": "same label"}),
+        ("MAM_PreviewMatte", "alpha", {"image": ("image", 0)}),
+    ],
 )
-def test_mattes_that_do_not_belong_to_the_index_are_refused(comfy, two_discs, node_id, settings):
-    chosen = node(node_id, instance_alphas=("mattes", 0), instances=("mattes", 2), **settings)
-    run = comfy.run({**two_discs, "chosen": chosen, "shown": node("MaskPreview", mask=("chosen", 0))})
+def test_mattes_that_do_not_belong_to_the_index_are_refused(comfy, two_discs, node_id, name, settings):
+    result = node(node_id, **{name: ("mattes", 0)}, instances=("mattes", 2), **settings)
+    run = comfy.run({**two_discs, "result": result, "see": node("PreviewAny", source=("result", 0))})
     assert not run.ok and "2 mattes" in run.error and "3 instances" in run.error
 
 

@@ -220,6 +220,7 @@ def test_every_node_asks_for_the_memory_of_its_hungriest_step(comfy, graph, mode
         return load_models(*args, memory_required=memory_required, **kwargs)
 
     monkeypatch.setattr(models.comfy.model_management, "load_models_gpu", load)
+    seen = ("merged", "mattes", "semantic", "everything", "refined", "without")
     drawing = json.dumps({"targets": [{"prompts": {"all": {"points": [{"x": 20, "y": 15}]}}}]})
     links = {name: (name, 0) for name in ("sam", "m2m", "image")}
     run = comfy.run(
@@ -230,10 +231,9 @@ def test_every_node_asks_for_the_memory_of_its_hungriest_step(comfy, graph, mode
             "editor": node("MAM_PromptEditor", **links, prompts=drawing),
             "live": node("MAM_LivePicture", **links, prompts=drawing, target=0),
             "everything": node("MAM_MatteEverything", **links, points_per_side=1),
-            **{
-                f"see {name}": node("PreviewAny", source=(name, 0))
-                for name in ("merged", "mattes", "semantic", "everything")
-            },
+            "refined": node("MAM_RefineMask", image=("image", 0), mask=("mattes", 0)),
+            "without": node("MAM_MatteWithoutModels", image=("image", 0), prompt=("prompt", 0)),
+            **{f"see {name}": node("PreviewAny", source=(name, 0)) for name in seen},
         }
     )
     assert run.ok, run.error
@@ -250,6 +250,8 @@ def test_every_node_asks_for_the_memory_of_its_hungriest_step(comfy, graph, mode
         "editor": of_whole,
         "live": max(sam.encoding_bytes, sam.decoding_bytes, matting),
         "everything": max(of_whole, 16 * 36 * 1024**2),
+        "refined": models.SharedRefiner.refining_bytes,
+        "without": models.SharedRefiner.refining_bytes,
     }
 
 
