@@ -39,6 +39,8 @@ def _extreme_in_disc(
     values: np.ndarray, radius: int, extreme: np.ufunc, beyond: float, on_band: Callable[[int, int], None] | None
 ) -> np.ndarray:
     height, width = values.shape
+    # From corner to corner a disc holds the whole picture already.
+    radius = min(radius, math.isqrt(height**2 + width**2) + 1)
     padded = np.full((height + 2 * radius, width + 2 * radius), beyond, values.dtype)
     padded[radius : radius + height, radius : radius + width] = values
     rows = _rows_of_disc(radius)

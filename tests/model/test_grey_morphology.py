@@ -38,6 +38,12 @@ def test_every_radius_gives_what_opencv_gives(ours, opencv, radius):
             np.testing.assert_array_equal(alpha, before)
 
 
+@pytest.mark.parametrize(("ours", "extreme"), [(dilated_by_disc, np.max), (eroded_by_disc, np.min)])
+def test_a_disc_far_larger_than_the_picture_takes_no_more_memory_than_one_that_holds_it(ours, extreme):
+    for alpha in mattes(1, 40, 70):
+        assert (ours(alpha, 1_000_000) == extreme(alpha)).all()
+
+
 def test_bands_are_told_and_may_be_the_end():
     alpha = np.zeros((2 * grey_morphology._BAND_ROWS + 1, 8), np.float32)
     told = []
