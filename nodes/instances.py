@@ -130,11 +130,12 @@ class SelectInstances(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, instance_alphas: Tensor, instances: Instances, by: dict | None = None, invert: bool = False
+        cls, instance_alphas: Tensor, instances: Instances, by: dict | str | None = None, invert: bool = False
     ) -> io.NodeOutput:
-        # ComfyUI leaves the input out where an API prompt names none of its choices.
-        if by is None:
-            raise ValueError('"by" is one of: position, index, label, score, area, point.')
+        # ComfyUI leaves the input out where an API prompt names none of its choices, and gives what another node wrote
+        # there without the inputs of that choice.
+        if not isinstance(by, dict):
+            raise ValueError('"by" is chosen on the node and is one of: position, index, label, score, area, point.')
         alphas = masks(instance_alphas)
         instances.check(alphas)
         chosen = _chosen(instances, alphas, by)

@@ -96,6 +96,13 @@ def test_a_way_of_choosing_that_there_is_not_is_told_which_there_are(comfy, two_
     assert not run.ok and "position, index, label, score, area, point" in run.error
 
 
+def test_a_way_of_choosing_that_another_node_writes_is_refused_in_words(comfy, two_discs):
+    graph = {**two_discs, "way": node("PrimitiveString", value="label"), **select("label", label="dog")}
+    graph["kept"]["inputs"]["by"] = ["way", 0]
+    run = comfy.run(graph)
+    assert not run.ok and "chosen on the node" in run.error
+
+
 @pytest.mark.parametrize(
     "node_id, name, settings",
     [
