@@ -25,6 +25,15 @@ SEARCH = "input[aria-controls=results-list]"
 EMPTY_GRAPH = {"version": 0.4, "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}}
 EMPTY_GRAPH |= {"last_node_id": 0, "last_link_id": 0}
 
+# The names of the node's widgets, and of those among them that its renderer draws.
+_WIDGETS = """() => {
+  const [node] = app.rootGraph.nodes;
+  const texts = document.querySelector(`[data-node-id="${node.id}"]`)?.innerText.split("\\n");
+  const drawn = (widget) => LiteGraph.vueNodesMode ? texts.includes(widget.name) : node.isWidgetVisible(widget);
+  const names = (widgets) => widgets.map(({ name }) => name);
+  return [names(node.widgets), names(node.widgets.filter(drawn))];
+}"""
+
 _PLACED = "() => app.rootGraph.nodes.length === 1 && app.rootGraph.nodes[0].isSubgraphNode()"
 
 # From the pictures to the one node's inputs, and from its outputs to nodes that show them; as the user would draw it.
@@ -101,10 +110,10 @@ def renderer(browser, request):
 
 
 @pytest.fixture
-def run(renderer, server):
-    """`run(name, files, shown, **values)`: output name -> picture [H, W, C] of a blueprint on these files."""
+def place(renderer):
+    """`place(name)`: the page with a blueprint as the only node of its graph, found by ComfyUI's search."""
 
-    def place_and_run(name: str, files: dict[str, str], shown: list[str], **values) -> dict[str, np.ndarray]:
+    def find_and_place(name: str):
         page = renderer.page
         page.evaluate("(graph) => app.loadGraphData(graph, true, true, null)", EMPTY_GRAPH)
         page.wait_for_function("() => app.rootGraph.nodes.length === 0")
@@ -114,7 +123,21 @@ def run(renderer, server):
         page.locator(SEARCH).fill(name)
         page.get_by_test_id("result-item").filter(has_text="Subgraph Blueprints / Matting").first.click()
         page.wait_for_function(_PLACED)
+        # While it fades, the dialog would take the click that lets go of the node.
+        page.locator(SEARCH).wait_for(state="detached")
         page.mouse.click(*EMPTY_PLACE_PX)
+        page.wait_for_function("() => !app.rootGraph.nodes[0].flags.ghost")
+        return page
+
+    return find_and_place
+
+
+@pytest.fixture
+def run(place, server):
+    """`run(name, files, shown, **values)`: output name -> picture [H, W, C] of a blueprint on these files."""
+
+    def place_and_run(name: str, files: dict[str, str], shown: list[str], **values) -> dict[str, np.ndarray]:
+        page = place(name)
         api, ids = json.loads(page.evaluate(_CONNECT, [files, shown, values]))
         # Playwright keeps this thread's event loop to itself.
         with ThreadPoolExecutor(1) as thread:
@@ -152,3 +175,12 @@ def test_cut_out_subject_goes_from_words_to_a_cut_out_of_the_photos_size(run):
     shown = run("Cut out subject", {"image": "photo.png"}, ["cutout", "alpha"], text="astronaut", box_threshold=0.0)
     assert shown["cutout"].shape == (HEIGHT, WIDTH, 4)
     np.testing.assert_array_equal(shown["cutout"][..., 3], shown["alpha"][..., 0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Cut out subject", "Matte to inpaint mask", "Replace background"])
+def test_every_widget_of_a_blueprint_is_shown(place, name):
+    page = place(name)
+    page.wait_for_function(f"() => !LiteGraph.vueNodesMode || ({_WIDGETS})()[1].length > 0")
+    there, drawn = page.evaluate(_WIDGETS)
+    assert there and drawn == there
