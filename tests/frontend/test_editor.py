@@ -718,6 +718,21 @@ class TestLife:
         assert bench.value() == drawn
         assert bench.asked == []
 
+    def test_an_editor_that_was_saved_collapsed_opens_in_its_least_size(self, bench):
+        bench.page.evaluate(f"{_EDITORS}[0].collapse()")
+        bench.page.wait_for_function("!document.querySelector('.mam-stage')?.offsetHeight")
+        bench.settle()
+        workflow = bench.page.evaluate("JSON.stringify(app.rootGraph.serialize())")
+        bench.page.evaluate("(text) => app.loadGraphData(JSON.parse(text), true, true, null)", workflow)
+        bench.page.wait_for_function(f"{_EDITORS}[0].flags.collapsed")
+        bench.settle()
+        bench.page.evaluate(f"{_EDITORS}[0].collapse()")
+        bench.page.wait_for_function("document.querySelector('.mam-stage')?.offsetHeight > 0")
+        bench.settle()
+        width, height = bench.page.evaluate(f"[...{_EDITORS}[0].size]")
+        assert width >= 420 and height >= 640
+        assert bench.stage["width"] > 350 and bench.stage["height"] > 200
+
     def test_a_copy_has_a_drawing_of_its_own(self, bench):
         bench.click(200, 190)
         bench.leave()

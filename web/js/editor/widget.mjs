@@ -123,7 +123,7 @@ export class Editors {
       socketless: true,
       hideInPanel: true,
     });
-    const { onAdded, onRemoved, onConnectionsChange } = node;
+    const { onAdded, onConfigure, onRemoved, onConnectionsChange } = node;
     const editors = this;
     node.onAdded = function (/** @type {any[]} */ ...args) {
       const result = onAdded?.apply(this, args);
@@ -147,6 +147,14 @@ export class Editors {
         });
       }
       return result;
+    };
+    node.onConfigure = function (/** @type {any[]} */ ...args) {
+      // Nodes 2.0 saves a collapsed node with the size that it has then, and would open it in that size.
+      if (node.flags?.collapsed) {
+        const [width, height] = node.size;
+        node.setSize([Math.max(width, LEAST_SIZE.width), Math.max(height, LEAST_SIZE.height)]);
+      }
+      return onConfigure?.apply(this, args);
     };
     node.onRemoved = function (/** @type {any[]} */ ...args) {
       text = ours()?.text ?? text;
