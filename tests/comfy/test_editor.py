@@ -340,7 +340,22 @@ def test_a_live_matte_of_a_large_photo_is_made_small(comfy, base, live):
         session = opened(comfy, live, {**base(large), **live_picture(models=models)})
         assert session.size == (1200, 900)
         assert ask(session, {"box": {"x": 300, "y": 200, "width": 600, "height": 500}}).size == size
-        assert max(Image.open(io.BytesIO(session.jpeg)).size) <= 1024
+        assert max(Image.open(io.BytesIO(session.jpeg)).size) == (256 if models else 1024)
+
+
+def test_without_models_the_live_engine_takes_the_quick_way(comfy, base, live, monkeypatch):
+    classical = comfy.module("mam_model.classical")
+    matte, asked = classical.matte_without_models, []
+
+    def matte_without_models(*args, method, segment_size_px):
+        asked.append((method, segment_size_px))
+        return matte(*args, method=method, segment_size_px=segment_size_px)
+
+    monkeypatch.setattr(classical, "matte_without_models", matte_without_models)
+    session = opened(comfy, live, {**base(pictures()), **live_picture(models=False)})
+    for stage in live.STAGES:
+        ask(session, BOX, stage)
+    assert asked == [("none", 160), ("none", 256)]
 
 
 def test_the_same_picture_models_and_settings_are_the_same_session(comfy, base, live):
@@ -475,6 +490,19 @@ def test_a_live_matte_for_which_the_memory_does_not_suffice_is_refused_in_a_sent
     told = json.loads(refusal.body)
     assert (refusal.status, told["state"], told["code"]) == (500, "failed", "out_of_memory")
     assert told["error"].startswith("There is not enough memory.")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(OSError("the disk is gone"), "the disk is gone"), (KeyError(), "KeyError")]
+)
+def test_another_failure_of_a_live_matte_is_told_with_its_reason(comfyui, error, reason):
+    async def failing(_):
+        raise error
+
+    answer = asyncio.run(comfyui.module("nodes.routes")._answering(failing)(None))
+    told = json.loads(answer.body)
+    assert (answer.status, told["state"], told["code"]) == (500, "failed", "failed")
+    assert told["error"] == f"The live matte failed: {reason}" and told["values"] == {"reason": reason}
 
 
 # ---- the newest question wins
