@@ -733,6 +733,19 @@ class TestLife:
         assert width >= 420 and height >= 640
         assert bench.stage["width"] > 350 and bench.stage["height"] > 200
 
+    def test_in_app_mode_the_editor_is_high_enough_to_draw_in(self, bench):
+        app = """async (workflow) => {
+          workflow.extra.linearMode = true;
+          workflow.extra.linearData = { inputs: [["2", "prompts"]], outputs: ["2"] };
+          await app.loadGraphData(workflow, true, true, null);
+        }"""
+        bench.page.evaluate(app, bench.page.evaluate("app.rootGraph.serialize()"))
+        bench.page.wait_for_selector("[data-testid=app-mode-widget-item] .mam-stage")
+        bench.settle()
+        assert bench.stage["height"] > 300
+        bench.page.evaluate("app.extensionManager.command.execute('Comfy.ToggleLinear')")
+        bench.page.wait_for_selector("[data-testid=app-mode-widget-item]", state="detached")
+
     def test_a_copy_has_a_drawing_of_its_own(self, bench):
         bench.click(200, 190)
         bench.leave()

@@ -30,6 +30,8 @@ const CSS = `
   user-select: none;
   -webkit-user-select: none;
 }
+/* In ComfyUI's App Mode no node gives the editor its height. */
+[data-testid="app-mode-widget-item"] .mam-editor { min-height: 480px; }
 .mam-editor *, .mam-editor *::before, .mam-editor *::after { box-sizing: border-box; }
 .mam-editor:focus-visible, .mam-editor.mam-focused {
   border-color: var(--mam-accent); box-shadow: 0 0 0 1px var(--mam-accent);
