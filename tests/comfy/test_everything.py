@@ -140,7 +140,7 @@ def test_a_picture_is_encoded_once_whatever_is_looked_for_in_it(comfy, graph, mo
 def test_the_bar_moves_over_points_and_mattes_to_its_end(comfy, graph, monkeypatch):
     reached = []
     bar = comfy.module("nodes.everything").comfy.utils.ProgressBar
-    monkeypatch.setattr(bar, "update_absolute", lambda self, value, total=None: reached.append((value, total)))
+    monkeypatch.setattr(bar, "update_absolute", lambda self, value: reached.append((value, self.total)))
     assert comfy.run(graph(pictures(2, 32, 48), **{**FIND_NOISE, "points_per_side": 6})).ok
     values = [value for value, _ in reached]
     assert values == sorted(values)
