@@ -36,10 +36,6 @@ _ROUNDING = 1e-6
 _RANGE_SLACK = 1e-3
 
 
-def _go_on() -> None:
-    """Called before each pair where nobody cancels."""
-
-
 class EmptyBandError(ValueError):
     """A trimap without any unknown pixel, so that there is no band to measure in."""
 
@@ -213,7 +209,7 @@ def instance_matting_quality(
     *,
     support_above: float = 0.0,
     kinds: Collection[str] = QUALITY_KINDS,
-    before_pair: Callable[[], None] = _go_on,
+    before_pair: Callable[[], None] | None = None,
 ) -> InstanceQuality:
     """Instance matting quality (IMQ) of one picture's instances (Sun, Tang, Tai 2022, "Human Instance Matting via
     Mutual Guidance and Multi-Instance Refinement").
@@ -238,7 +234,8 @@ def instance_matting_quality(
         return InstanceQuality(*(1 + wanted).tolist(), tp, fp, fn)
     similarities = wanted
     for i, j in matches:
-        before_pair()
+        if before_pair:
+            before_pair()
         similarities = similarities + _similarities(predicted[i], truth[j], covered[i] | truly_covered[j], kinds)
     by_mad, by_mse, by_grad, by_conn = (similarities / (tp + (fp + fn) / 2)).tolist()
     return InstanceQuality(by_mad, by_mse, by_grad, by_conn, tp, fp, fn)
@@ -320,7 +317,7 @@ def _largest_region(inside: np.ndarray) -> np.ndarray:
 
 
 def _matches(
-    covered: np.ndarray, truly_covered: np.ndarray, before_pair: Callable[[], None] = _go_on
+    covered: np.ndarray, truly_covered: np.ndarray, before_pair: Callable[[], None] | None = None
 ) -> list[tuple[int, int]]:
     """`match_instances` on supports, bool [N, H, W] and [M, H, W]."""
     from scipy.optimize import linear_sum_assignment
@@ -328,7 +325,8 @@ def _matches(
     iou = np.zeros((len(covered), len(truly_covered)))
     for i, mine in enumerate(covered):
         for j, theirs in enumerate(truly_covered):
-            before_pair()
+            if before_pair:
+                before_pair()
             union = np.count_nonzero(mine | theirs)
             iou[i, j] = np.count_nonzero(mine & theirs) / union if union else 0.0
     pairs = zip(*linear_sum_assignment(iou, maximize=True))

@@ -18,6 +18,8 @@ _SAYINGS = (
     "OUT_OF_DEVICE_MEMORY",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
+# PyTorch's on the processor, and OpenCV's.
+_PROCESSOR_SAYINGS = ("DefaultCPUAllocator", "Insufficient memory")
 
 
 def halving(
@@ -57,5 +59,5 @@ def is_device_full(error: Exception) -> bool:
 
 
 def is_processor_full(error: Exception) -> bool:
-    """Whether the processor's memory did not suffice: Python's, or PyTorch's, which has no class for it."""
-    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    """Whether the processor's memory did not suffice: Python's, PyTorch's or OpenCV's, which have no class for it."""
+    return isinstance(error, MemoryError) or any(saying in str(error) for saying in _PROCESSOR_SAYINGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import cv2
 import pytest
 import torch
 
@@ -100,6 +101,7 @@ def test_other_sentences_do_not_mean_full_memory():
 def test_the_memory_of_a_device_and_that_of_the_processor_are_told_apart():
     of_device = [torch.OutOfMemoryError("full"), RuntimeError("MPS backend out of memory (MPS allocated: 5 GB).")]
     of_processor = [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+    of_processor.append(cv2.error("(-4:Insufficient memory) Failed to allocate 9000000000 bytes"))
     for error in of_device:
         assert is_device_full(error) and not is_processor_full(error)
     for error in of_processor:
