@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from typing import Any
 
 from aiohttp import web
 
-from ..mam_model.out_of_memory import is_processor_full
 from ..mam_model.prompt import PromptError
 from . import live
 from .drawing import DrawnPrompt, read_json, read_size
@@ -97,7 +97,7 @@ def _answering(handler):
         except Exception as error:
             logging.exception("Matting Anything: the live matte failed.")
             reason = str(error) or type(error).__name__
-            if is_processor_full(error):
+            if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(reason):
                 sentence = "There is not enough memory. Use a smaller picture, or free some memory first."
                 refusal = _Refusal(500, "failed", sentence, code="out_of_memory")
             else:
@@ -108,6 +108,8 @@ def _answering(handler):
     return answer
 
 
+# PyTorch and OpenCV have no error of their own for it on the processor.
+_OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|Insufficient memory")
 _NOT_KEPT = {"Cache-Control": "no-store"}
 _readers = asyncio.Semaphore(_READERS)
 
