@@ -16,7 +16,7 @@ import torch._dynamo
 import torch._inductor.config
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.testing import CompileCounter
 
 from mam_model.image_encoder import Attention, Block, ImageEncoder, _compiled_apply_to
@@ -352,7 +352,7 @@ def test_where_compiling_fails_the_picture_is_encoded_anew_without(blocks, monke
         asked.append(block)
         block.apply_to(x)
         if len(asked) > blocks:
-            raise BackendCompilerFailed(print, RuntimeError("no compiler\n\nand a long story"), None)
+            raise TorchDynamoException("backend='inductor' raised:\nRuntimeError: no compiler\n\nand a long story")
 
     monkeypatch.setattr("mam_model.image_encoder._compiled_apply_to", lambda: fail)
     plain, network = compiled(FORMS["B"])
