@@ -185,7 +185,8 @@ def parse_color(text: str) -> tuple[float, float, float]:
     """
     from PIL import ImageColor
 
-    spoken = text.strip().lower()
+    # Read from JSON, it may be anything.
+    spoken = text.strip().lower() if isinstance(text, str) else ""
     if spoken in ImageColor.colormap:
         # Not the table's text: Pillow replaces it by numbers once anybody has asked for that name.
         red, green, blue = (level / 255 for level in ImageColor.getrgb(spoken))

@@ -170,7 +170,10 @@ class Composite(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, color: str = "#00b140") -> bool | str:
+    def validate_inputs(cls, color: str | None = "#00b140") -> bool | str:
+        # None where another node will give it.
+        if color is None:
+            return True
         try:
             parse_color(color)
         except ValueError as error:
@@ -368,7 +371,7 @@ class PreviewMatte(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, color: str = "#00b140") -> bool | str:
+    def validate_inputs(cls, color: str | None = "#00b140") -> bool | str:
         return Composite.validate_inputs(color)
 
     @classmethod

@@ -80,9 +80,9 @@ def check_choice(name: str | None, folder: str) -> bool | str:
         name: None where another node will give it.
     """
     register_model_folders()
-    if name is None or folder_paths.get_full_path(folder, name) or _published(name, folder):
+    if name is None or _path_of(name, folder) or _published(name, folder):
         return True
-    return f'There is no "{name}" in models/{folder}. {sources(folder)}'
+    return _no_such_file(name, folder)
 
 
 def file_fingerprint(name: str | None, folder: str) -> str:
@@ -105,12 +105,12 @@ def model_file(name: str, folder: str) -> str:
         DownloadError: the download did not end in a verified file.
     """
     register_model_folders()
-    path = folder_paths.get_full_path(folder, name)
+    path = _path_of(name, folder)
     if path is not None:
         return path
     published = _published(name, folder)
     if published is None:
-        raise FileNotFoundError(f'There is no "{name}" in models/{folder}. {sources(folder)}')
+        raise FileNotFoundError(_no_such_file(name, folder))
     logging.info("Matting Anything: downloading %s (%s) into models/%s", name, published.size, folder)
     bar = comfy.utils.ProgressBar(published.size_bytes)
 
@@ -121,7 +121,16 @@ def model_file(name: str, folder: str) -> str:
     return str(download(published, folder_paths.get_folder_paths(folder)[0], show))
 
 
-def _published(name: str, folder: str) -> PublishedFile | None:
+def _path_of(name: object, folder: str) -> str | None:
+    # A workflow that was written by hand may name a file by anything that JSON knows.
+    return folder_paths.get_full_path(folder, name) if isinstance(name, str) else None
+
+
+def _no_such_file(name: object, folder: str) -> str:
+    return f'There is no "{name}" in models/{folder}. {sources(folder)}'
+
+
+def _published(name: object, folder: str) -> PublishedFile | None:
     try:
         file = published_file(name)
     except LookupError:

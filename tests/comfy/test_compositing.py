@@ -118,6 +118,38 @@ def test_a_colour_that_cannot_be_read_is_refused_before_anything_runs(comfy, ten
     assert comfy.run(graph).ok
 
 
+@pytest.mark.parametrize("value", [None, 255, {"r": 0, "g": 177, "b": 64}], ids=["nothing", "a number", "an object"])
+@pytest.mark.parametrize("node_id", ["MAM_Composite", "MAM_PreviewMatte"])
+def test_what_is_no_text_in_place_of_a_colour_is_refused_in_a_sentence(comfy, tensors, node_id, value):
+    graph = {
+        "image": node(tensors(pictures())),
+        "alpha": node(tensors(torch.rand(1, 48, 64))),
+        "result": node(node_id, image=("image", 0), alpha=("alpha", 0), color=value),
+        "shown": node("PreviewImage", images=("result", 0)),
+    }
+    if node_id == "MAM_PreviewMatte":
+        graph["result"]["inputs"]["view"] = "color"
+    run = comfy.run(graph)
+    assert not run.ok and f"'{value}' is not a colour" in run.error
+
+
+@pytest.mark.parametrize("node_id", ["MAM_Composite", "MAM_PreviewMatte"])
+def test_a_colour_may_come_from_a_colour_picker(comfy, tensors, node_id):
+    graph = {
+        "image": node(tensors(torch.zeros(1, 8, 8, 3))),
+        "alpha": node(tensors(torch.zeros(1, 8, 8))),
+        "picker": node("ColorToRGBInt", color="#3366cc"),
+        "result": node(node_id, image=("image", 0), alpha=("alpha", 0), color=("picker", 1)),
+        "shown": node("PreviewImage", images=("result", 0)),
+    }
+    if node_id == "MAM_PreviewMatte":
+        graph["result"]["inputs"]["view"] = "color"
+    run = comfy.run(graph)
+    assert run.ok, run.error
+    expected = torch.tensor([0x33, 0x66, 0xCC]) / 255
+    torch.testing.assert_close(run.output("result"), expected.expand(1, 8, 8, 3))
+
+
 @pytest.mark.parametrize("name", ["white", "skyblue"])
 def test_a_named_colour_can_be_read_again_after_pillow_has_used_it(composite, name):
     """Pillow replaces the text of a name that it was asked for by a tuple, in its own table."""

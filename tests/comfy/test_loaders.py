@@ -208,6 +208,13 @@ def test_the_name_may_come_from_another_node(comfy, loader, model_file, tiny_sam
 
 
 @LOADERS
+@pytest.mark.parametrize("name", [None, 7, True, {"file": "mine.pth"}], ids=["nothing", "a number", "yes", "an object"])
+def test_what_is_no_text_in_place_of_a_name_is_refused_in_a_sentence(comfy, loader, name):
+    run = load(comfy, loader, name)
+    assert not run.ok and f'There is no "{name}" in models/{loader.folder}' in run.error and loader.get in run.error
+
+
+@LOADERS
 def test_a_name_cannot_lead_out_of_the_model_folder(comfy, loader, tiny_sam_file):
     path = comfy.models_dir.parent / "outside.pth"
     path.write_bytes(tiny_sam_file.read_bytes())
