@@ -140,6 +140,39 @@ def test_a_node_that_was_saved_narrow_stays_so(renderer):
     assert renderer.page.evaluate(width) == least
 
 
+# Combine Prompts with four prompts and Select Instances by area, all of whose inputs somebody named; then opened anew.
+_NAMED = """async () => {
+  app.graph.clear();
+  const add = (type) => { const node = LiteGraph.createNode(type); app.graph.add(node); return node; };
+  const combine = add("MAM_CombinePrompts"), select = add("MAM_SelectInstances");
+  for (let i = 0; i < 4; i++)
+    add("MAM_PromptPoints").connect(0, combine, combine.inputs.findIndex(({ name }) => name === `prompts.prompt${i}`));
+  select.widgets.find(({ name }) => name === "by").value = "area";
+  for (const node of [combine, select])
+    for (const input of node.inputs) {
+      input.label = `my ${input.name}`;
+      const widget = node.widgets.find(({ name }) => name === input.widget?.name);
+      if (widget) widget.label = input.label;
+    }
+  const file = JSON.parse(JSON.stringify(app.rootGraph.serialize()));
+  await app.loadGraphData(file, true, true, null);
+  await new Promise((done) => setTimeout(done, 900));
+  const named = ({ inputs, widgets }) => [...inputs, ...widgets].map(({ name, label }) => [name, label]);
+  const shown = [combine, select].map(({ id }) => app.rootGraph.getNodeById(id)).map(named).flat();
+  const text = [combine, select].map(({ id }) => document.querySelector(`[data-node-id="${id}"]`)?.innerText);
+  return [shown, LiteGraph.vueNodesMode ? text.join("\\n").split("\\n") : null];
+}"""
+
+
+@pytest.mark.slow
+def test_names_that_a_user_gave_to_inputs_that_come_and_go_are_there_when_the_workflow_is_opened_again(renderer):
+    given, drawn = renderer.page.evaluate(_NAMED)
+    names = [name for name, _ in given]
+    assert {"prompts.prompt0", "prompts.prompt4", "by", "by.largest_percent"} <= set(names)
+    assert [label for _, label in given] == [f"my {name}" for name in names]
+    assert drawn is None or {f"my {name}" for name in names} <= set(drawn)
+
+
 _ALONE = """(type) => {
   app.graph.clear();
   const node = LiteGraph.createNode(type);

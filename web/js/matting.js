@@ -13,6 +13,7 @@ import { Editors, LEAST_SIZE, WIDGET_TYPE } from "./editor/widget.mjs";
 /** @typedef {import("./editor/widget.mjs").Settings} Settings */
 
 const SECTION = "Matting Anything";
+const OURS = /^(MAM|ICM)_/;
 
 /** @param {string} name */
 const settingId = (name) => `MattingAnything.${name}`;
@@ -116,6 +117,24 @@ function showWholeTitle(node) {
   if (node.size[0] < width) node.setSize([width, node.size[1]]);
 }
 
+/**
+ * Brings the names that a user gave to sockets and widgets back when a node comes from a file: ComfyUI makes those of
+ * an input that grows, or depends on a choice, anew while it reads the node.
+ * @param {any} nodeType
+ */
+function keepGivenNames(nodeType) {
+  const configure = nodeType.prototype.configure;
+  nodeType.prototype.configure = function (/** @type {any} */ saved) {
+    const given = new Map((saved.inputs ?? []).map((/** @type {any} */ { name, label }) => [name, label]));
+    configure.call(this, saved);
+    for (const input of (this.inputs ?? []).filter((/** @type {any} */ { name }) => given.get(name))) {
+      input.label = given.get(input.name);
+      const widget = this.widgets?.find((/** @type {any} */ { name }) => name === input.widget?.name);
+      if (widget) widget.label = input.label;
+    }
+  };
+}
+
 async function loadTexts() {
   const response = await api.fetchApi("/i18n").catch(() => null);
   useLocale(response?.ok ? await response.json() : {}, app.extensionManager?.setting?.get("Comfy.Locale") ?? "en");
@@ -207,8 +226,12 @@ app.registerExtension({
     });
   },
 
+  beforeRegisterNodeDef(/** @type {any} */ nodeType, /** @type {any} */ nodeData) {
+    if (OURS.test(nodeData.name)) keepGivenNames(nodeType);
+  },
+
   nodeCreated(/** @type {any} */ node) {
-    if (/^(MAM|ICM)_/.test(node.comfyClass)) showWholeTitle(node);
+    if (OURS.test(node.comfyClass)) showWholeTitle(node);
   },
 
   getCustomWidgets: () => ({
