@@ -18,6 +18,7 @@ folder for each group, under the names of the true ones and with any suffix of a
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def judged_in(folder: Path, predictions: Path, groups_file: Path | None = None) 
             raise GroupsError(f"There is no folder {place}.")
     inside = _true_mattes(folder)
     if inside is None:
-        parts = [(part, _true_mattes(part)) for part in sorted(folder.iterdir()) if part.is_dir()]
+        parts = [(part, _true_mattes(part)) for part in sorted(folder.iterdir())]
         found = [
             Judged(name, part.name, _pictures(predictions / part.name).get(name), truth)
             for part, mattes in parts
@@ -192,7 +193,9 @@ def _pictures(folder: Path) -> dict[str, Path]:
 
 
 def _groups_beside(folder: Path) -> Path | None:
-    places = (folder.parent / f"{folder.resolve().name}.json", folder / f"{folder.resolve().name}.json")
+    name = f"{folder.resolve().name}.json"
+    # "." has something beside it only as a whole path. Of a link, the link's place counts.
+    places = (Path(os.path.abspath(folder)).parent / name, folder / name)
     return next((place for place in places if place.is_file()), None)
 
 

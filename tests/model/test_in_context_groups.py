@@ -82,11 +82,47 @@ def test_one_folder_for_each_group_is_understood(tmp_path, true_mattes):
     assert [(row.group, row.pictures) for row in scores] == [("cup", 1), ("dog", 1)]
 
 
+def test_what_lies_beside_the_folders_of_the_groups_is_passed_over(tmp_path):
+    save(tmp_path / "set" / "dog" / "alpha" / "1.png")
+    save(tmp_path / "set" / "previews" / "1.png")
+    (tmp_path / "set" / "readme.txt").touch()
+    save(tmp_path / "results" / "dog" / "1.png")
+    assert [picture.group for picture in judged_in(tmp_path / "set", tmp_path / "results")] == ["dog"]
+
+
+def test_mattes_may_have_any_suffix_of_a_picture_and_hidden_files_are_none(icm, tmp_path):
+    suffixes = (".tif", ".TIFF", ".jpg", ".jpeg", ".bmp")
+    for path, suffix in zip(sorted((tmp_path / "results").iterdir()), suffixes, strict=True):
+        save(path.with_suffix(suffix))
+        path.unlink()
+    # As macOS writes them beside a file on a disk of another system.
+    (icm / "alpha" / "._dog_00.png").write_bytes(b"no picture")
+    found = judged_in(icm, tmp_path / "results")
+    assert {picture.predicted.suffix for picture in found} == set(suffixes)
+
+
+def test_without_a_json_a_name_of_digits_alone_is_its_own_group(tmp_path):
+    for name in ("0001", "0002", "dog 1", "dog-2"):
+        save(tmp_path / "set" / "alpha" / f"{name}.png")
+    groups = [picture.group for picture in judged_in(tmp_path / "set", tmp_path / "set" / "alpha")]
+    assert groups == ["0001", "0002", "dog", "dog"]
+
+
+def test_the_json_is_found_from_inside_the_folder_of_the_test_set_too(icm, tmp_path, monkeypatch):
+    facts = {path.stem: {"class": "thing"} for path in (icm / "alpha").iterdir()}
+    (tmp_path / "ICM57.json").write_text(json.dumps(facts))
+    monkeypatch.chdir(icm)
+    assert {picture.group for picture in judged_in(Path(), tmp_path / "results")} == {"thing"}
+
+
 def test_means_over_groups_and_over_pictures_weigh_differently():
     groups = [GroupScores("a", 1, 0.4, 4, 40, 400), GroupScores("b", 3, 0, 0, 0, 0)]
     assert mean_of_groups(groups) == GroupScores("mean of groups", 4, 0.2, 2, 20, 200)
     assert mean_of_pictures(groups) == GroupScores("mean of pictures", 4, 0.1, 1, 10, 100)
-    assert len(table(groups).splitlines()) == 5
+    lines = table(groups).splitlines()
+    assert len(lines) == 5
+    # The figures stand below their names.
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_the_command_prints_a_line_for_each_group_and_names_what_is_missing(icm, tmp_path, capsys):
@@ -160,6 +196,12 @@ def test_a_json_that_a_windows_editor_saved_says_the_groups(icm, tmp_path):
 def test_a_picture_in_the_place_of_the_json_is_refused_in_plain_words(icm, tmp_path):
     picture = next(icm.rglob("*.png"))
     assert f"{picture} is no text. Give the .json" in refusal(icm, tmp_path / "results", picture)
+
+
+def test_a_json_of_many_megabytes_is_not_read(icm, tmp_path):
+    with open(tmp_path / "huge.json", "wb") as file:
+        file.truncate(64_000_001)
+    assert "huge.json is too large" in refusal(icm, tmp_path / "results", tmp_path / "huge.json")
 
 
 def test_a_json_that_is_not_there_is_named(icm, tmp_path):
