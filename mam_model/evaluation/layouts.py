@@ -225,8 +225,8 @@ def _refmatte_rw100(folder: Path) -> Found | None:
     pictures, samples, left_out = pictures_in(images), [], []
     for name, matte in pictures_in(masks).items():
         label = labels.get(name) if isinstance(labels.get(name), dict) else {}
-        of = label.get("image_name", re.sub(r"_\d+$", "", name))
-        picture = pictures.get(name) or pictures.get(str(of))
+        of = str(label.get("image_name", re.sub(r"_\d+$", "", name)))
+        picture = pictures.get(name) or pictures.get(of)
         if picture is None:
             left_out.append(name)
             continue
@@ -242,8 +242,8 @@ def _alphamatting(folder: Path) -> Found | None:
     """
     for size in ("lowres", "highres"):
         pictures, truths = folder / f"input_training_{size}", folder / f"gt_training_{size}"
-        if pictures.is_dir() and truths.is_dir():
-            return _pairs(pictures, truths, folder / f"trimap_training_{size}" / "Trimap1")
+        if found := _pairs(pictures, truths, folder / f"trimap_training_{size}" / "Trimap1"):
+            return found
     return None
 
 

@@ -82,6 +82,18 @@ BUILT = {
     "alphamatting": alphamatting,
     "pictures": own_folders,
 }
+# Of the first sample its picture, true matte, trimap and mask, in the folder that is built.
+FIRST = {
+    "ppm-100": ("image/1_a.jpg", "matte/1_a.jpg", None, None),
+    "am-2k": ("original/m_1.jpg", "mask/m_1.png", "trimap/m_1.png", None),
+    "pm-10k": ("original_image/P3M-500-NP.jpg", "mask/P3M-500-NP.png", "trimap/P3M-500-NP.png", None),
+    "rwp-636": ("image/p.jpg", "alpha/p.png", None, "mask/p.png"),
+    "him2k-natural": ("natural/two.jpg", "two/00.png", None, None),
+    "him2k-synthetic": ("comp/two.jpg", "two/00.png", None, None),
+    "refmatte-rw100": ("image/street.jpg", "mask/street_0.png", None, None),
+    "alphamatting": ("input_training_lowres/GT01.png", "gt_training_lowres/GT01.png", "Trimap1/GT01.png", None),
+    "pictures": ("image/dog.png", "alpha/dog.png", "trimap/dog.png", "mask/dog.png"),
+}
 by_benchmark = pytest.mark.parametrize("benchmark", BUILT)
 
 
@@ -99,6 +111,9 @@ def test_a_published_layout_is_recognised_and_found_by_its_name(benchmark, tmp_p
     for sample in recognised.samples:
         files = (sample.picture, *sample.truths, sample.trimap, sample.mask)
         assert all(path.is_file() for path in files if path)
+    first = recognised.samples[0]
+    files = (first.picture, first.truths[0], first.trimap, first.mask)
+    assert tuple(path and f"{path.parent.name}/{path.name}" for path in files) == FIRST[benchmark]
 
 
 @by_benchmark
@@ -118,12 +133,25 @@ def test_an_unrecognised_folder_is_told_all_layouts(tmp_path):
 
 
 def test_the_published_protocol_of_each_set():
-    by_guidance = {layout.name: layout.guidance for layout in LAYOUTS}
-    assert {name for name, guidance in by_guidance.items() if guidance == "alpha"} == {
-        *("ppm-100", "am-2k", "pm-10k", "rwp-636", "alphamatting")
+    by_guidance = {
+        guidance: {layout.name for layout in LAYOUTS if layout.guidance == guidance} for guidance in ("alpha", "mask")
+    }
+    assert by_guidance == {
+        "alpha": {"ppm-100", "am-2k", "pm-10k", "rwp-636", "alphamatting"},
+        "mask": {"refmatte-rw100", "him2k-natural", "him2k-synthetic", "pictures"},
     }
     assert {layout.name for layout in LAYOUTS if layout.instances} == {"him2k-natural", "him2k-synthetic", "rwp-636"}
-    assert {layout.name for layout in LAYOUTS if layout.levels != "down"} == {"alphamatting", "pictures"}
+    to_the_nearest = {layout.name for layout in LAYOUTS if layout.levels == "nearest"}
+    assert (
+        to_the_nearest == {layout.name for layout in LAYOUTS if layout.levels != "down"} == {"alphamatting", "pictures"}
+    )
+    assert {layout.name: layout.pictures for layout in LAYOUTS if layout.pictures} == {
+        "ppm-100": 100,
+        "am-2k": 200,
+        "pm-10k": 500,
+        "rwp-636": 636,
+        "alphamatting": 27,
+    }
 
 
 def test_mattes_lie_beside_pictures_of_other_suffixes_and_trimaps_with_them(tmp_path):
@@ -174,6 +202,21 @@ def test_the_targets_of_a_described_picture_share_it_and_have_a_text_each(tmp_pa
     assert [s.text for s in open_test_set(folder).samples] == ["dog number 0", "dog number 1"]
 
 
+@pytest.mark.parametrize("number", [2, -1, "1", None])
+def test_a_number_of_an_expression_that_there_is_not_gives_no_text(number, tmp_path):
+    folder = refmatte(tmp_path)
+    (folder / "eval_index_expression.json").write_text(json.dumps({"street": number}))
+    assert [s.text for s in open_test_set(folder).samples] == [None, None]
+
+
+def test_a_picture_whose_name_the_labels_give_as_a_number_has_its_text(tmp_path):
+    write(tmp_path / "image" / "12.jpg", tmp_path / "mask" / "12_0.png")
+    label = {"image_name": 12, "expressions": ["the dog", "dog number 1"]}
+    (tmp_path / "refmatte_rw100_label.json").write_text(json.dumps({"12_0": label}))
+    (tmp_path / "eval_index_expression.json").write_text(json.dumps({"12": 1}))
+    assert [s.text for s in open_test_set(tmp_path).samples] == ["dog number 1"]
+
+
 def test_a_copy_with_a_picture_for_each_target_serves_too(tmp_path):
     folder = refmatte(tmp_path)
     for number in (0, 1):
@@ -194,6 +237,16 @@ def test_labels_that_are_damaged_are_refused_or_say_nothing(content, tmp_path):
             open_test_set(folder)
     else:
         assert [s.text for s in open_test_set(folder).samples] == [None, None]
+
+
+def test_the_resolution_of_which_both_pictures_and_mattes_are_there_is_taken(tmp_path):
+    folder = alphamatting(tmp_path)
+    for part in ("input_training", "gt_training"):
+        write(folder / f"{part}_highres" / "GT01.png")
+    assert open_test_set(folder, "alphamatting").samples[0].picture.parent.name == "input_training_lowres"
+    (folder / "gt_training_lowres" / "GT01.png").unlink()
+    (folder / "gt_training_lowres").rmdir()
+    assert open_test_set(folder, "alphamatting").samples[0].picture.parent.name == "input_training_highres"
 
 
 def test_own_pictures_lie_in_two_folders_or_in_one_each_or_side_by_side(tmp_path):
@@ -233,6 +286,24 @@ def test_what_has_no_partner_is_left_out_by_name(tmp_path):
     test_set = open_test_set(folder)
     assert [s.name for s in test_set.samples] == ["1_a", "2_b"]
     assert test_set.left_out == ("3_c", "4_d")
+
+
+def test_people_without_a_picture_or_without_mattes_are_left_out_by_name(tmp_path):
+    folder = him2k(tmp_path, "natural")
+    write(folder / "images" / "natural" / "alone.jpg", folder / "images" / "natural" / "nobody.jpg")
+    write(folder / "alphas" / "natural" / "unseen" / "00.png")
+    (folder / "alphas" / "natural" / "nobody").mkdir()
+    test_set = open_test_set(folder)
+    assert [s.name for s in test_set.samples] == ["two"]
+    assert test_set.left_out == ("alone", "nobody", "unseen")
+
+
+def test_of_folders_with_a_picture_each_those_that_lack_a_part_are_left_out_by_name(tmp_path):
+    write(tmp_path / "dog" / "image.jpg", tmp_path / "dog" / "alpha.png", tmp_path / "notes" / "page.png")
+    write(tmp_path / "cat" / "image.jpg", tmp_path / "cat" / "trimap.png", tmp_path / "cow" / "alpha.png")
+    test_set = open_test_set(tmp_path)
+    assert [s.name for s in test_set.samples] == ["dog"]
+    assert test_set.left_out == ("cat", "cow")
 
 
 def test_pictures_side_by_side_without_a_partner_are_left_out_by_name_too(tmp_path):
