@@ -263,7 +263,7 @@ def _read_phrase(written: str) -> Phrase:
 
 def _noun(words: str | None) -> str:
     noun = _without_articles(words or "")
-    return "" if noun in ("one", "ones", "of them", "them", "box", "boxes") else noun
+    return "" if noun in ("one", "ones", "them", "box", "boxes") else noun
 
 
 def _place(order: str, ordinal: str | None, count: str | None) -> Place:
@@ -286,7 +286,7 @@ def read_pick(text: str) -> frozenset[int] | Place | None:
     """
     if not text.strip():
         return None
-    parts = [part for part in re.split(r"[\s,;]+", text.strip()) if part]
+    parts = [part for part in re.split(r"[\s,;]+", text) if part]
     spans = [re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?", part) for part in parts]
     if parts and all(spans):
         ranges = [range(int(span[1]), int(span[2] or span[1]) + 1) for span in spans]

@@ -103,12 +103,51 @@ SPOKEN = {
     "person in the background": ("person", Place("farthest")),
     "car furthest from the camera": ("car", Place("farthest")),
     "girl (on the left)": ("girl", Place("left")),
+    "highest bird": ("bird", Place("top")),
+    "uppermost bird": ("bird", Place("top")),
+    "lowermost drawer": ("drawer", Place("bottom")),
+    "bottommost drawer": ("drawer", Place("bottom")),
+    "central figure": ("figure", Place("middle")),
+    "boat in the centre": ("boat", Place("middle")),
+    "tiniest fish": ("fish", Place("smallest")),
+    "frontmost chair": ("chair", Place("nearest")),
+    "rearmost chair": ("chair", Place("farthest")),
+    "farthest hill": ("hill", Place("farthest")),
+    "man in the back": ("man", Place("farthest")),
+    "man at the rear": ("man", Place("farthest")),
 }
 
 
 @pytest.mark.parametrize("text", SPOKEN)
 def test_words_for_a_place_are_taken_from_the_phrase(text):
     assert places_of(text) == [SPOKEN[text]]
+
+
+def test_numbers_are_understood_in_words_and_in_digits():
+    ordinals = "first second third fourth fifth sixth seventh eighth ninth tenth 11th".split()
+    assert [places_of(f"{word} dog from the left") for word in ordinals] == [
+        [("dog", Place("left", passed_over))] for passed_over in range(11)
+    ]
+    counts = "one two three four five six seven eight nine ten 11".split()
+    assert [places_of(f"the {word} dogs on the left") for word in counts] == [
+        [("dogs", Place("left", 0, count))] for count in range(1, 12)
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "the ones on the left",
+        "second one from the left",
+        "one of them on the left",
+        "them on the left",
+        "the left one",
+        "left box",
+    ],
+)
+def test_words_that_stand_for_the_thing_are_not_looked_for(words):
+    (phrase,) = read_phrases(f"dogs: {words}")
+    assert (phrase.subject, phrase.place.order) == ("dogs", "left")
 
 
 def test_every_order_can_be_said():
