@@ -51,6 +51,14 @@ def test_padding_keeps_proportions_and_is_grey_for_pictures_and_empty_for_masks(
     assert torch.all(mask[:48] == 0) and torch.all(mask[144:] == 0) and mask[48:144].min() > 0.999
 
 
+@pytest.mark.parametrize("fit", Fit)
+@pytest.mark.parametrize("height, width", [(192, 192), (100, 260)])
+def test_colours_beyond_black_and_white_are_seen_as_black_and_white(fit, height, width):
+    square, picture = Square(height, width, fit, 192), hashed("picture", height, width, 3)
+    assert picture.min() < -0.5 and picture.max() > 1.5
+    assert torch.equal(square.picture(picture), square.picture(picture.clamp(0, 1)))
+
+
 def test_what_the_network_paints_into_the_bars_is_not_in_the_matte():
     square = Square(100, 200, Fit.PAD, 192)
     matte = torch.ones(192, 192)
@@ -64,6 +72,9 @@ def test_a_crop_shows_the_middle_square_and_leaves_the_rest_without_a_matte():
     matte = square.back(torch.ones(192, 192))
     assert matte[:, 50:150].min() > 0.999
     assert torch.all(matte[:, :50] == 0) and torch.all(matte[:, 150:] == 0)
+    upright = Square(200, 100, Fit.CROP, 192)
+    assert upright.window == (0, 50, 100, 150)
+    assert torch.allclose(upright.back(torch.ones(192, 192)), matte.t())
 
 
 def test_a_strip_of_one_pixel_does_not_vanish():

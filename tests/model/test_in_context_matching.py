@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -94,7 +96,8 @@ def test_no_targets_give_no_mattes():
     toy = ToyDiffusion()
     reference = reference_of(toy, "r")
     assert match(toy.networks(), reference, []) == []
-    assert toy.encoded == 1
+    # The reference alone, with the ensemble of the published evaluation.
+    assert (toy.encoded, toy.batches) == (1, [4])
 
 
 @pytest.mark.parametrize("fit", Fit)
@@ -118,6 +121,23 @@ def test_alpha_channels_of_a_picture_are_not_looked_at():
     with_alpha = torch.cat((target, torch.rand(SIDE, SIDE, 1)), -1)
     (one,), (other,) = (match(toy.networks(), reference, [shown]) for shown in (target, with_alpha))
     assert torch.equal(one.alpha, other.alpha)
+    prompt = Prompt(mask=torch.ones(SIDE, SIDE))
+    (one,), (other,) = (take_reference(toy.networks(), [shown], [prompt]).tokens for shown in (target, with_alpha))
+    assert torch.equal(one, other)
+
+
+def test_the_similarity_is_a_share_of_the_strongest_place_of_each_picture_and_lies_where_that_is():
+    toy = ToyDiffusion()
+    found = torch.zeros(2, CONFIG.fine_cells, CONFIG.fine_cells)
+    found[0, 3, 8], found[1, 2, 1] = 5, 0.5
+    alphas = torch.full((2, SIDE, SIDE), 0.25)
+    networks = replace(toy.networks(), decode=lambda *_: (alphas, found))
+    for (row, column), one in zip(((3, 8), (2, 1)), match(networks, reference_of(toy, "r"), [picture("t")] * 2)):
+        assert torch.equal(one.alpha, alphas[0])
+        assert 0.9 < one.similarity.max() <= 1
+        rows, columns = (one.similarity.sum(axis) / one.similarity.sum() for axis in (1, 0))
+        centre = [float((share * (torch.arange(SIDE) + 0.5)).sum()) for share in (rows, columns)]
+        assert centre == pytest.approx([16 * (row + 0.5), 16 * (column + 0.5)], abs=0.01)
 
 
 def test_a_reference_of_another_size_is_refused():

@@ -53,7 +53,7 @@ def test_a_cell_counts_only_when_the_mask_covers_it_wholly():
 
 
 def test_a_soft_mask_is_cut_at_one_half():
-    mask = box_mask(16, 16, 48, 48) * 0.6 + box_mask(64, 16, 96, 48) * 0.4
+    mask = box_mask(16, 16, 48, 48) * 0.6 + box_mask(64, 16, 96, 48) * 0.4 + box_mask(64, 64, 96, 96) * 0.5
     assert cells_of(marks_of(Prompt(mask=mask), SQUARE).region()) == block(1, 1, 3, 3)
 
 
@@ -73,6 +73,9 @@ def test_the_region_lies_where_the_mask_lies_in_a_picture_of_another_shape(fit):
 def test_a_point_marks_its_cell_and_the_cells_it_attends_to_most():
     marks = marks_of(Prompt(points_px=((40.0, 24.0),), labels=(1,)), SQUARE)
     assert cells_of(marks.seeds) == {(2, 1)}
+    assert torch.equal(
+        marks_of(Prompt(points_px=((40.0, 24.0),), labels=(1,)), SQUARE, MaskIs.STROKES).seeds, marks.seeds
+    )
     seed = 1 * CELLS + 2
     maps = attention({seed: [5, 50, 77, 90]})
     assert cells_of(marks.region(maps, reach=0)) == {(2, 1)}
@@ -95,6 +98,9 @@ def test_a_thin_stroke_that_no_mask_could_be_marks_every_cell_it_touches():
     scribbles = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
     scribbles[70, 20:100] = Scribble.FOREGROUND
     assert cells_of(marks_of(Prompt(scribbles=scribbles), SQUARE).seeds) == block(1, 4, 7, 5)
+    along_an_edge = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
+    along_an_edge[64, 32:48] = Scribble.FOREGROUND
+    assert cells_of(marks_of(Prompt(scribbles=along_an_edge), SQUARE).seeds) == {(2, 4)}
     stroke = (scribbles > 0).float()
     assert cells_of(marks_of(Prompt(mask=stroke), SQUARE, MaskIs.STROKES).seeds) == block(1, 4, 7, 5)
     with pytest.raises(InContextError, match="too small or too thin"):
@@ -124,6 +130,13 @@ def test_a_box_keeps_the_region_inside_of_it():
     with pytest.raises(PromptError):
         marks_of(Prompt(mask=box_mask(0, 0, 96, 96), box_xyxy_px=(300, 300, 400, 400)), SQUARE)
     assert cells_of(marks_of(prompt, SQUARE).region()) == block(2, 2, 6, 6)
+    # A cell of which no more than half lies in the box does not.
+    half = Prompt(mask=box_mask(0, 0, 96, 96), box_xyxy_px=(24, 24, 56, 57))
+    assert cells_of(marks_of(half, SQUARE).region()) == block(2, 2, 3, 4)
+    # The picture is half as high as wide, so it lies between bars of three cells.
+    wide = Square(SIDE // 2, SIDE, Fit.PAD, SIDE)
+    prompt = Prompt(mask=torch.ones(SIDE // 2, SIDE), box_xyxy_px=(32, 16, 112, 64))
+    assert cells_of(marks_of(prompt, wide).region()) == block(2, 1 + CELLS // 4, 7, 4 + CELLS // 4)
 
 
 NOTHING = {
@@ -152,9 +165,14 @@ def test_an_empty_region_is_an_error_that_names_the_picture_and_the_way_out(case
 
 
 def test_what_lies_beside_the_crop_is_said_to_lie_there():
-    prompt = Prompt(mask=box_mask(0, 0, 90, 200, 200, 500))
-    with pytest.raises(InContextError, match="outside of the middle square.*'pad'"):
-        marks_of(prompt, Square(200, 500, Fit.CROP, SIDE))
+    for start in (0, 410):
+        wide, high = box_mask(start, 0, start + 90, 200, 200, 500), box_mask(0, start, 200, start + 90, 500, 200)
+        for mask in (wide, high):
+            with pytest.raises(InContextError, match="outside of the middle square.*'pad'"):
+                marks_of(Prompt(mask=mask), Square(*mask.shape, Fit.CROP, SIDE))
+    thin = Prompt(mask=box_mask(240, 0, 243, 200, 200, 500))
+    with pytest.raises(InContextError, match="too small or too thin"):
+        marks_of(thin, Square(200, 500, Fit.CROP, SIDE))
     point = Prompt(points_px=((20.0, 100.0),), labels=(1,))
     with pytest.raises(InContextError, match="outside of the middle square.*'pad'"):
         marks_of(point, Square(200, 500, Fit.CROP, SIDE))
@@ -177,16 +195,16 @@ def test_there_is_no_reference_without_a_picture():
         take_reference(ToyDiffusion().networks(), [], [])
 
 
-@pytest.mark.parametrize("wrong", [torch.rand(SIDE, SIDE), torch.rand(SIDE, SIDE, 1), torch.rand(0, SIDE, 3)])
+@pytest.mark.parametrize("wrong", [(SIDE, SIDE), (SIDE, SIDE, 2), (0, SIDE, 3)])
 def test_what_is_no_picture_is_refused(wrong):
     with pytest.raises(InContextError, match="height, width, 3"):
-        take_reference(ToyDiffusion().networks(), [wrong], [Prompt(mask=torch.ones(SIDE, SIDE))])
+        take_reference(ToyDiffusion().networks(), [torch.rand(wrong)], [Prompt(mask=torch.ones(SIDE, SIDE))])
 
 
 def test_a_picture_with_nan_is_refused():
     broken = picture()
     broken[3, 4, 1] = float("nan")
-    with pytest.raises(InContextError, match="not numbers"):
+    with pytest.raises(InContextError, match="A picture holds values that are not numbers"):
         take_reference(ToyDiffusion().networks(), [broken], [Prompt(mask=torch.ones(SIDE, SIDE))])
 
 
