@@ -27,7 +27,7 @@ from mam_model.evaluation.layouts import LAYOUTS, EvaluationError, Sample, open_
 from mam_model.evaluation.paper import FIGURES
 from mam_model.evaluation.protocol import ENGINES, LEVELS, MASKS, PROMPTS, Settings
 from mam_model.evaluation.record import Record
-from mam_model.evaluation.report import means, summary, worst_first
+from mam_model.evaluation.report import means, summary, worst_first, worst_sheet
 from mam_model.evaluation.run import evaluate
 from mam_model.evaluation.scoring import COLUMNS, make_mattes
 from mam_model.metrics import score_matte
@@ -496,6 +496,17 @@ def test_other_settings_are_refused_with_what_differs(tmp_path, capsys):
     assert "prompt point" in (tmp_path / "out" / "summary.md").read_text()
 
 
+def test_of_weights_the_beginning_of_the_hash_tells_what_differs(tmp_path):
+    def facts(digit: str) -> dict[str, object]:
+        return {"weights": (("sam.pth", digit * 64),), "data": "z" * 64}
+
+    Record(tmp_path / "scores.csv", {**facts("a"), "prompt": "box"})
+    with pytest.raises(EvaluationError) as refusal:
+        Record(tmp_path / "scores.csv", {**facts("0"), "data": "y" * 64})
+    differences = f"weights was sam.pth {'a' * 12}, is sam.pth {'0' * 12}; data was {'z' * 64}, is {'y' * 64}; "
+    assert f"other settings: {differences}prompt was box, is not said. Repeat" in str(refusal.value)
+
+
 def test_other_weights_under_the_same_name_are_other_settings(tmp_path, weights, capsys):
     data = own_pictures(tmp_path / "mine", 1)
     words = ("--data", data, "-o", tmp_path / "out", "--engine", "sam-mask", "--device", "cpu", "--sam")
@@ -527,7 +538,24 @@ def test_overwriting_never_measures_mattes_of_the_run_before(tmp_path):
     assert all(row["found"] == 1 for row in rows.values())
 
 
-@pytest.mark.parametrize("content", [b"", b"name,sad\n", b"# {}\nname,sad\n1,2\n", b"# [\n\n", b"\xff\xfe\n", b"# {}"])
+COLUMNS_LINE = ",".join(COLUMNS).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"name,sad\n",
+        b"# {}\nname,sad\n",
+        b"# {}\nname,sad\n1,2\n",
+        b"# {}\n" + COLUMNS_LINE + b"a,1\n",
+        b"{}\n" + COLUMNS_LINE,
+        b"# []\n" + COLUMNS_LINE,
+        b"# [\n\n",
+        b"\xff\xfe\n",
+        b"# {}",
+    ],
+)
 def test_a_file_that_is_no_record_is_refused_and_left_alone(content, tmp_path):
     (tmp_path / "scores.csv").write_bytes(content)
     with pytest.raises(EvaluationError, match="is no record of an evaluation"):
@@ -544,6 +572,14 @@ def test_names_and_figures_come_back_from_the_record_as_they_were(tmp_path):
     read = Record(tmp_path / "scores.csv", {"widths": [1, 2]})
     assert read.is_resumed
     assert str(read.rows) == str({name: {**row, "tp": float(row["tp"])} for name, row in rows.items()})
+
+
+def test_a_record_that_is_begun_anew_holds_nothing_of_the_one_before(tmp_path):
+    Record(tmp_path / "scores.csv", {"prompt": "box"}).add({**dict.fromkeys(COLUMNS, 0.0), "name": "a"})
+    record = Record(tmp_path / "scores.csv", {"prompt": "point"}, overwrite=True)
+    assert not record.is_resumed and not record.rows
+    record.add({**dict.fromkeys(COLUMNS, 0.0), "name": "b"})
+    assert Record(tmp_path / "scores.csv", {"prompt": "point"}).rows.keys() == {"b"}
 
 
 def test_the_means_of_a_set_weigh_pictures_alike_and_instances_alike():
@@ -667,6 +703,42 @@ def test_a_summary_says_what_was_measured_and_what_was_left_out():
     assert summary(layouts.TestSet(layout, samples[:1]), settings, rows[:1], {}).endswith(
         "\nMeasured: 1 of 1 picture.\n"
     )
+
+
+def test_the_papers_figures_stand_beside_ones_own_in_even_columns():
+    layout = next(layout for layout in LAYOUTS if layout.name == "am-2k")
+    test_set = layouts.TestSet(layout, (Sample("a", Path("a.jpg"), (Path("a.png"),), Path("trimap.png")),))
+    row = dict.fromkeys(COLUMNS, math.nan) | {"name": "a", "targets": 1, "found": 1, "sad": 1.0, "mse": 20.0}
+    told = summary(test_set, Settings("am-2k", "data", "mam"), [row], {}).splitlines()
+    table = [line for line in told if line.startswith("|")]
+    assert len({len(line) for line in table}) == 1
+    header, ruled, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
+    assert header == ["", "whole picture", "unknown band", "MAM in the paper", "SAM in the paper"]
+    # Names to the left, figures to the right.
+    assert [cell.strip("-") for cell in ruled] == ["", ":", ":", ":", ":"]
+    assert body == [["SAD", "1.00", "", "17.30", "25.00"], ["MSE", "20.00", "", "", ""]]
+    assert told[-2] == "Measured: 1 of 200 pictures." and "cannot be compared" in told[-1]
+
+
+def test_the_sheet_shows_picture_true_matte_matte_and_difference_side_by_side(tmp_path):
+    """Of a subject on the left half of a red picture the matte has the upper half."""
+    truth = np.zeros((60, 120))
+    truth[:, :60] = 255
+    matte = np.vstack((truth[:30], np.zeros((30, 120))))
+    picture = save(tmp_path / "image.png", np.full((60, 120, 3), (255, 0, 0)))
+    sample = Sample("a", picture, (save(tmp_path / "truth.png", truth),))
+    row = dict.fromkeys(COLUMNS, math.nan) | {"name": "a", "sad": 1.0}
+    sheet = worst_sheet({"a": sample}, [row], {"a": [save(tmp_path / "matte.png", matte)]})
+    red, white, black = torch.eye(3)[0], torch.ones(3), torch.zeros(3)
+    # Squares of 240 pixels, 6 apart, with a margin of 8.
+    for number, (upper_left, lower_left, right) in enumerate(
+        ((red, red, red), (white, white, black), (white, black, black), (black, white, black))
+    ):
+        left = 8 + 246 * number
+        panel = sheet[8:248, left : left + 240]
+        assert torch.all(panel[:120] == 1) and torch.all(sheet[8:248, left + 240 : left + 246] == 1)
+        assert torch.all(panel[120:178, :118] == upper_left) and torch.all(panel[182:, :118] == lower_left)
+        assert torch.all(panel[120:, 122:] == right)
 
 
 def test_the_paper_and_the_command_speak_of_what_there_is():
