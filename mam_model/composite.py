@@ -6,10 +6,10 @@ import math
 import re
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .averaging import averaged
+from .gaussian import blurred
 
 FIT_MODES = ("cover", "contain", "stretch", "center")
 
@@ -141,40 +141,9 @@ def light_wrap(composite: Tensor, alpha: Tensor, background: Tensor, width_px: f
     """
     if not (width_px > 0 and amount > 0):
         return composite
-    light = _softened(background * (1 - alpha[..., None]), width_px)
+    light = blurred(background * (1 - alpha[..., None]), 0.5 * width_px, max(1, math.ceil(1.5 * width_px)))
     wrapped = 1 - (1 - composite) * (1 - amount * light.clamp(0, 1))
     return composite + alpha[..., None] * (wrapped - composite)
-
-
-def _softened(picture: Tensor, width_px: float) -> Tensor:
-    """[H, W, C] blurred by a Gaussian of standard deviation width_px / 2; the border goes on."""
-    reach = max(1, math.ceil(1.5 * width_px))
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (2 * offsets / width_px) ** 2)
-    filtered = _filtered_in_arrays if picture.device.type == "cpu" else _filtered_on_device
-    return filtered(picture, kernel / kernel.sum())
-
-
-def _filtered_in_arrays(picture: Tensor, kernel: Tensor) -> Tensor:
-    """[H, W, C] filtered by a kernel [2 r + 1] along its columns and rows, on a processor: ten times as fast there."""
-    import cv2
-
-    found = cv2.sepFilter2D(
-        picture.float().numpy(), -1, kernel.numpy(), kernel.numpy(), borderType=cv2.BORDER_REPLICATE
-    )
-    return torch.from_numpy(found).to(picture)
-
-
-def _filtered_on_device(picture: Tensor, kernel: Tensor) -> Tensor:
-    """The same on a GPU."""
-    planes, reach = picture.movedim(-1, 0)[None], len(kernel) // 2
-    channels = planes.shape[1]
-    for shape, padding in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
-        weight = kernel.to(planes).view(1, 1, *shape)
-        planes = F.conv2d(
-            F.pad(planes, padding, mode="replicate"), weight.expand(channels, -1, -1, -1), groups=channels
-        )
-    return planes[0].movedim(0, -1)
 
 
 def parse_color(text: str) -> tuple[float, float, float]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .gaussian import blurred
 from .grey_morphology import dilated_by_disc, eroded_by_disc
 
 # Nearer to 0 or 1 than this counts as clear or solid when holes and specks are looked for.
@@ -83,7 +84,10 @@ def _adjusted(alpha: np.ndarray, options: EdgeOptions, on_part: Callable[[int, i
     if options.shift_px:
         alpha = _shifted(alpha, options.shift_px, on_part)
     if options.feather_px:
-        alpha = _blurred(alpha, options.feather_px)
+        # Four standard deviations far, as OpenCV blurs what is not in 8 bits.
+        reach_px = (round(8 * options.feather_px) + 1) // 2
+        # A subject that the picture's border cuts off stays solid there.
+        alpha = blurred(torch.from_numpy(alpha), options.feather_px, reach_px).numpy()
     if options.contrast == 1:
         alpha = (alpha >= 0.5).astype(np.float32)
     elif options.contrast:
@@ -132,10 +136,3 @@ def _shifted(alpha: np.ndarray, shift_px: float, on_part: Callable[[int, int], N
     near, far = (move(alpha, radius, partial(tell, pass_)) if radius else alpha for pass_, radius in enumerate(radii))
     share = distance - radii[0]
     return near + share * (far - near)
-
-
-def _blurred(alpha: np.ndarray, sigma_px: float) -> np.ndarray:
-    import cv2
-
-    # A subject that the picture's border cuts off stays solid there.
-    return cv2.GaussianBlur(alpha, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)

@@ -371,9 +371,10 @@ def asked_and_taken(comfy, monkeypatch):
         return made
 
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
-    # A processor filters in arrays, which are not counted.
-    softening = comfy.module("mam_model.composite")
-    monkeypatch.setattr(softening, "_filtered_in_arrays", softening._filtered_on_device)
+    # A processor blurs in arrays, which are not counted, and by other ways than a graphics card.
+    gaussian = comfy.module("mam_model.gaussian")
+    for way in ("_in_arrays", "_multiplied"):
+        monkeypatch.setattr(gaussian, way, gaussian._convolved)
     for module in ("nodes.compositing", "nodes.edges"):
         monkeypatch.setattr(comfy.module(module), "on_device_or_processor", measure)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mam_model import composite as composite_of
 from mam_model.composite import (
     ColorError,
     fit_picture,
@@ -322,17 +321,6 @@ def test_a_black_background_no_amount_and_no_width_add_nothing():
     for width_px, amount in ((0.0, 0.5), (5.0, 0.0)):
         _, composite, made = wrapped(torch.ones(40, 60, 3), width_px, amount)
         assert torch.equal(made, composite)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 50), (60, 40)])
-@pytest.mark.parametrize("reach", [1, 6, 75])
-@pytest.mark.parametrize("planar", [False, True])
-def test_light_is_softened_on_a_processor_as_on_a_device(size, reach, planar):
-    picture = torch.rand(3, *size).permute(1, 2, 0) if planar else torch.rand(*size, 3)
-    kernel = torch.rand(2 * reach + 1)
-    kernel = kernel / kernel.sum()
-    expected = composite_of._filtered_on_device(picture, kernel)
-    torch.testing.assert_close(composite_of._filtered_in_arrays(picture, kernel), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 2)])

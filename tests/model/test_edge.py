@@ -75,6 +75,17 @@ def test_feathering_softens_and_keeps_a_cut_off_subject_solid_at_the_border():
     assert torch.all(soft[:, :-1] >= soft[:, 1:] - 1e-6)
 
 
+@pytest.mark.parametrize("feather_px", [0.05, 0.1, 0.4, 1.7, 12.3, 25.0, 200.0])
+@pytest.mark.parametrize("size", [(1, 1), (3, 50), (300, 200)])
+def test_feathering_is_opencvs_blur_of_any_width(feather_px, size):
+    import cv2
+
+    alpha = torch.rand(size)
+    expected = cv2.GaussianBlur(alpha.double().numpy(), (0, 0), feather_px, borderType=cv2.BORDER_REPLICATE)
+    soft = adjust_edge(alpha, EdgeOptions(feather_px=feather_px))
+    torch.testing.assert_close(soft.double(), torch.from_numpy(expected), rtol=0, atol=1e-6)
+
+
 def test_black_and_white_point_stretch_what_lies_between():
     alpha = torch.tensor([[0.0, 0.2, 0.5, 0.8, 1.0]])
     expected = torch.tensor([[0.0, 0.0, 0.5, 1.0, 1.0]])
