@@ -32,7 +32,7 @@ def sharpen_edges(
     alpha: Tensor,
     *,
     detail_px: int = DETAIL_PX,
-    tile_px: int = 1024,
+    tile_px: int = 256,
     before_tile: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """A matte that was made at `detail_px` and enlarged, with the detail that the picture's own pixels show.
@@ -181,12 +181,14 @@ def _seen(small: np.ndarray, tile: Window, height: int, width: int) -> np.ndarra
 
 def _enlarged(planes: np.ndarray, tile: Window, height: int, width: int) -> np.ndarray:
     """A tile of [h, w, C] enlarged bilinearly to [height, width, C], pixel for pixel as the whole would be."""
-    across = _between(planes, tile.rows, height, 0)
-    return _between(across, tile.columns, width, 1)
+    above, below, down = _neighbours(tile.rows, height, len(planes))
+    left, right, across = _neighbours(tile.columns, width, planes.shape[1])
+    first = left[0]
+    rows = _between(planes[:, first : right[-1] + 1], above, below, down, 0)
+    return _between(rows, left - first, right - first, across, 1)
 
 
-def _between(planes: np.ndarray, wanted: slice, length: int, axis: int) -> np.ndarray:
-    before, after, share = _neighbours(wanted, length, planes.shape[axis])
+def _between(planes: np.ndarray, before: np.ndarray, after: np.ndarray, share: np.ndarray, axis: int) -> np.ndarray:
     share = share.astype(np.float32).reshape(-1, *(1,) * (planes.ndim - 1 - axis))
     low, high = planes.take(before, axis), planes.take(after, axis)
     return low + share * (high - low)
