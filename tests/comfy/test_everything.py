@@ -207,6 +207,28 @@ def test_of_a_long_clip_only_the_first_frames_are_shown_and_all_are_matted(comfy
     assert len(run.ui["mattes"]["images"]) == comfy.module("nodes.previews").MOST_FRAMES == 16
 
 
+def test_every_setting_reaches_the_search(comfy, graph, monkeypatch):
+    everything = comfy.module("mam_model.everything")
+    searched, find = [], everything.find_everything
+    monkeypatch.setattr(
+        everything, "find_everything", lambda *args, **more: searched.append(args[2]) or find(*args, **more)
+    )
+    asked = {
+        "points_per_side": 2,
+        "lowest_predicted_iou": 0.11,
+        "lowest_stability": 0.22,
+        "leave_out_background": False,
+        "box_nms": 0.33,
+        "mask_nms": 0.44,
+        "nested": "parts",
+        "order": "score",
+        "most": 7,
+    }
+    run = comfy.run(graph(pictures(1, 8, 8), **asked, smallest_percent=5.0, largest_percent=60.0))
+    assert run.ok, run.error
+    assert [vars(options) for options in searched] == [{**asked, "smallest_area": 0.05, "largest_area": 0.6}]
+
+
 def test_areas_that_leave_nothing_are_refused_in_words(comfy, graph):
     run = comfy.run(graph(pictures(1, 32, 48), smallest_percent=50.0, largest_percent=10.0))
     assert run.failed_node == "mattes"

@@ -123,6 +123,27 @@ def test_half_precision_gives_nearly_the_same_matte(comfy, graph, precision):
     assert (run.output("mattes") - exact).abs().mean() < 0.1
 
 
+def test_a_picture_is_encoded_in_each_precision_that_is_asked_for(comfy, graph, encoded, tiny_sam):
+    again = {
+        "half": node("MAM_LoadSAM", sam_name=tiny_sam, precision="bf16"),
+        "again": node("MAM_EncodeImage", sam=("half", 0), image=("image", 0)),
+        "see again": node("PreviewAny", source=("again", 0)),
+    }
+    run = comfy.run(graph(pictures(), kind=steps) | again)
+    assert run.ok, run.error
+    assert len(encoded) == 2
+    exact, half = (run.output(name)[0].embedding.features for name in ("embedding", "again"))
+    assert not torch.equal(exact, half)
+
+
+def test_a_picture_that_is_asked_for_again_and_again_pushes_no_other_out(comfyui, warm_models, encoded):
+    embedding_of = comfyui.module("nodes.embeddings").embedding_of
+    once, often = pictures(2)
+    for picture in (once, *[often] * 8, once):
+        embedding_of(picture, warm_models[0])
+    assert len(encoded) == 2
+
+
 def test_freeing_memory_lets_go_of_models_and_embeddings(comfy, graph):
     for kind in (whole, steps):
         run = comfy.run(graph(pictures(), kind=kind))

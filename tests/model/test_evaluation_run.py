@@ -739,6 +739,10 @@ def test_the_sheet_shows_picture_true_matte_matte_and_difference_side_by_side(tm
         assert torch.all(panel[:120] == 1) and torch.all(sheet[8:248, left + 240 : left + 246] == 1)
         assert torch.all(panel[120:178, :118] == upper_left) and torch.all(panel[182:, :118] == lower_left)
         assert torch.all(panel[120:, 122:] == right)
+    upright = save(tmp_path / "upright.png", np.full((120, 60, 3), (255, 0, 0)))
+    truth = save(tmp_path / "upright_truth.png", np.full((120, 60), 255))
+    panel = worst_sheet({"a": Sample("a", upright, (truth,))}, [row], {"a": [truth]})[8:248, 8:248]
+    assert torch.all(panel[:, 60:180] == red) and torch.all(panel[:, :60] == 1) and torch.all(panel[:, 180:] == 1)
 
 
 def test_the_paper_and_the_command_speak_of_what_there_is():

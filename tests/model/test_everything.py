@@ -231,6 +231,8 @@ BUTTON = Thing((60, 120, 88, 152), predicted_iou=0.94, candidate=2)
     [
         ([WHOLE, UPPER, LOWER, BUTTON], "whole", [WHOLE]),
         ([WHOLE, UPPER, LOWER, BUTTON], "parts", [UPPER, LOWER, BUTTON]),
+        # Which of them SAM is surest of does not matter.
+        ([replace(WHOLE, predicted_iou=0.99), UPPER, LOWER, BUTTON], "parts", [UPPER, LOWER, BUTTON]),
         ([WHOLE, UPPER, LOWER, BUTTON], "both", [WHOLE, UPPER, LOWER, BUTTON]),
         # A button covers too little of a coat to stand for it.
         ([WHOLE, BUTTON], "parts", [WHOLE, BUTTON]),
@@ -283,6 +285,8 @@ def mask_of(*boxes: tuple[float, float, float, float], holes=()) -> torch.Tensor
         (mask_of((80, 20, 180, 140), (0, 140, WIDTH, HEIGHT)), False),
         # A table along the whole lower border touches one side alone.
         (mask_of((12, 150, 244, HEIGHT)), False),
+        # So does a keyboard, which is flat and nearly as long.
+        (mask_of((12, 176, 244, HEIGHT)), False),
         (torch.zeros(HEIGHT // 4, WIDTH // 4, dtype=torch.bool), False),
     ],
 )
