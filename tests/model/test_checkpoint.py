@@ -310,6 +310,34 @@ def test_a_file_with_some_bytes_destroyed_is_read_or_called_damaged(tmp_path, m2
             assert "m2m.pth" in str(error)
 
 
+@pytest.mark.parametrize("share", [0.0001, 0.1, 0.5, 0.9, 0.98])
+@pytest.mark.parametrize("length", [2 * 4096, 100_000, 1 << 20])
+def test_a_download_with_a_hole_of_zeros_in_it_is_called_damaged(tmp_path, m2m_weights, share, length):
+    path = tmp_path / "mam_vitb.pth"
+    torch.save(m2m_weights, path)
+    size = path.stat().st_size
+    begin = int(share * size)
+    with open(path, "r+b") as file:
+        file.seek(begin)
+        # The directory at the end says where the rest is; without it no such file can be read at all.
+        file.write(bytes(min(length, int(0.99 * size) - begin)))
+    with pytest.raises(CheckpointError, match="mam_vitb.pth is incomplete or damaged.*download it again"):
+        load_m2m(path)
+
+
+@pytest.mark.parametrize("has_crc", [True, False])
+def test_zeros_that_belong_to_a_checkpoint_are_no_damage(tmp_path, has_crc):
+    weights = {"zeros": torch.zeros(300_000), "some": torch.arange(300_000) % 5000 // 4000}
+    computed = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(has_crc)
+    try:
+        torch.save(weights, tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(computed)
+    loaded = read_state_dict(tmp_path / "x.pth")
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in weights.items())
+
+
 @pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)]])
 def test_a_file_of_tensors_without_names_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
