@@ -26,7 +26,7 @@ class Record:
     Attributes:
         path: of the CSV file.
         rows: by the samples' names.
-        is_resumed: whether there was a record to go on with.
+        is_resumed: whether there was a record to go on with, see `goes_on`.
         written_ns: when its file was written last, in nanoseconds of the system's clock; 0 where there was none.
     """
 
@@ -44,7 +44,7 @@ class Record:
         self._lines: dict[str, str] = {}
         # As JSON has them, so that tuples and lists are the same.
         self._facts = json.loads(json.dumps(facts))
-        self.is_resumed = self.path.exists() and not overwrite
+        self.is_resumed = goes_on(self.path, overwrite)
         self.written_ns = self.path.stat().st_mtime_ns if self.is_resumed else 0
         if self.is_resumed:
             self._read()
@@ -109,6 +109,11 @@ class Record:
             write_whole(self.path, whole.decode("utf-8", _NAMES))
         self.rows = {str(row["name"]): row for row in read}
         self._lines = {str(row["name"]): _line(cells) for row, cells in zip(read, rows)}
+
+
+def goes_on(path: Path, overwrite: bool) -> bool:
+    """Whether an evaluation goes on with the record at a path; otherwise it begins one."""
+    return path.exists() and not overwrite
 
 
 def write_whole(path: Path, text: str) -> None:

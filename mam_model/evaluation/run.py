@@ -28,7 +28,7 @@ from ..places import sentence
 from .engines import Files, build_engine, build_pointer
 from .layouts import EvaluationError, Sample, TestSet
 from .protocol import Settings, check_samples
-from .record import Record, write_whole
+from .record import Record, goes_on, write_whole
 from .report import summary, worst_first, worst_sheet
 from .scoring import Row, found_mattes, make_mattes, matte_files, score_sample
 
@@ -115,7 +115,7 @@ def evaluate(
     judges = settings.engine == "predictions"
     mattes = Path(settings.predictions) if judges else output / "mattes"
     scores = output / "scores.csv"
-    resumes, instances = scores.exists() and not overwrite, test_set.layout.instances
+    resumes, instances = goes_on(scores, overwrite), test_set.layout.instances
     job = Job(settings, instances, mattes, not (judges or settings.has_networks), resumes)
     # A record names the weights, so that wrong ones would keep their place for good.
     prepare = _matter(job, files) if settings.has_networks and not resumes else None
