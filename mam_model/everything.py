@@ -80,6 +80,10 @@ class EverythingOptions:
     def __post_init__(self):
         if self.points_per_side < 1:
             raise ValueError(f"points_per_side is at least 1, not {self.points_per_side}.")
+        shares = ("lowest_predicted_iou", "lowest_stability", "smallest_area", "largest_area", "box_nms", "mask_nms")
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} lies between 0 and 1, not at {getattr(self, name):g}.")
         if self.nested not in NESTED:
             raise ValueError(f'nested is "whole", "parts" or "both", not "{self.nested}".')
         if self.order not in ORDERS:

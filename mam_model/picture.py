@@ -13,6 +13,10 @@ def check_form(image: Tensor) -> None:
         ValueError: unless `image` is an [H, W, C] tensor of floating-point numbers with at least one pixel and three
             channels.
     """
+    if not isinstance(image, Tensor):
+        raise ValueError(
+            f"A picture is a PyTorch tensor, not a {type(image).__name__}. torch.from_numpy(...) makes one of an array."
+        )
     if image.ndim != 3 or image.shape[-1] < 3 or 0 in image.shape:
         shape = " x ".join(str(n) for n in image.shape)
         raise ValueError(f"A picture has the shape height x width x 3 (red, green, blue); this one is {shape}.")

@@ -127,6 +127,11 @@ class Prompt:
             raise PromptError(f"SAM offers the candidates 0, 1 and 2; there is no candidate {self.candidate}.")
         box = self.box_xyxy_px and _checked_box(self.box_xyxy_px, width, height)
         for name, area in (("mask", self.mask), ("trimap or mask of strokes", self.scribbles)):
+            if not isinstance(area, (Tensor, type(None))):
+                raise PromptError(
+                    f"The {name} is a PyTorch tensor, not a {type(area).__name__}. torch.from_numpy(...) makes one of "
+                    "an array."
+                )
             # A blank mask of another size is what LoadImage gives for a picture without alpha: it says nothing.
             if area is not None and tuple(area.shape) != (height, width) and bool((area > 0.5).any()):
                 raise PromptError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .checkpoint import CheckpointError, check_safetensors
 from .detections import Detection, detections_of
+from .picture import check_picture
 from .prompt import PromptError
 from .published import text_detector_sources
 
@@ -81,15 +82,20 @@ class TextDetector(nn.Module):
         """The boxes of everything in a picture that one of the subjects describes.
 
         Args:
-            picture: float [H, W, 3] in 0..1.
+            picture: float [H, W, C] in 0..1, of which the first three channels are looked at.
             subjects: lower case and without full stops; see `detections.subjects_of`.
             box_threshold, text_threshold: 0..1, see `detections.detections_of`.
         Returns:
             By descending score; overlapping boxes are still in it.
         Raises:
-            PromptError: when the text is longer than the network reads, or holds a subject without any known word; or
-                when the picture is a mere line.
+            PromptError: when there is no subject; when the text is longer than the network reads, or holds a subject
+                without any known word; or when the picture is a mere line.
+            ValueError: when it is no picture, see `check_picture`, or a threshold lies outside of 0..1.
         """
+        check_picture(picture)
+        for threshold in (box_threshold, text_threshold):
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"A threshold lies between 0 and 1, not at {threshold:g}.")
         height, width = picture.shape[:2]
         if max(height, width) > _LONGEST_TO_SHORTEST * min(height, width):
             raise PromptError(
@@ -120,6 +126,8 @@ class TextDetector(nn.Module):
 
     def _text(self, subjects: Sequence[str]) -> tuple[dict[str, Tensor], list[list[int]]]:
         """What the network is given for "girl. umbrella.", and which of its tokens belong to which subject."""
+        if isinstance(subjects, str) or not subjects:
+            raise PromptError('What to find is a list of one subject or more, such as ["girl", "umbrella"].')
         text = "".join(f"{subject}. " for subject in subjects).strip()
         read = self.tokenizer(text, return_tensors="pt", return_token_type_ids=True, return_offsets_mapping=True)
         ids = read["input_ids"][0].tolist()
@@ -144,8 +152,8 @@ class TextDetector(nn.Module):
 
 
 def _as_levels(picture: Tensor):
-    """uint8 [H, W, 3] as NumPy, which every version of the preprocessing takes."""
-    return (picture.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    """The first three channels as uint8 [H, W, 3] in NumPy, which every version of the preprocessing takes."""
+    return (picture[..., :3].detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def load_text_detector(folder: Path) -> TextDetector:

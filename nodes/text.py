@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..mam_model import detections as boxes
 from ..mam_model import view
-from ..mam_model.picture import check_picture
 from ..mam_model.prompt import PromptError, PromptSet
 from . import sockets
 from .batch import in_steps, pictures
@@ -185,7 +184,6 @@ class PromptText(io.ComfyNode):
         height, width = image.shape[1:3]
         found, choices = [], []
         for index in in_steps(len(image)):
-            check_picture(image[index])
             raw = detector.detect(image[index], subjects, box_threshold, text_threshold)
             found.append(boxes.in_order(boxes.without_overlaps(raw, overlap), sort_by))
             choices.append(boxes.chosen(found[-1], phrases, picked, at_most, width, height))

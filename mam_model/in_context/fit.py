@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..averaging import averaged
+from .errors import InContextError
 
 # Pixels of the square under one cell of the fine grid, and under one number of a latent.
 CELL_PX = 16
@@ -28,6 +29,10 @@ class Fit(str, Enum):
     PAD = "pad"
     STRETCH = "stretch"
     CROP = "crop"
+
+    @classmethod
+    def _missing_(cls, value: object):
+        raise InContextError(f'A fit is "pad", "stretch" or "crop", not "{value}".')
 
 
 @dataclass(frozen=True)

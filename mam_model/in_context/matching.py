@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..picture import check_form
 from ..prompt import Prompt
 from .errors import InContextError
 from .fit import LATENT_PX, Fit, Square
@@ -160,8 +161,10 @@ def match(networks: Networks, reference: Reference, pictures: Sequence[Tensor] |
 
 
 def _square_of(picture: Tensor, fit: Fit, side: int) -> Square:
-    if picture.ndim != 3 or picture.shape[-1] < 3 or not picture.numel():
-        raise InContextError(f"A picture is [height, width, 3], not {list(picture.shape)}.")
+    try:
+        check_form(picture)
+    except ValueError as error:
+        raise InContextError(str(error)) from error
     if not torch.isfinite(picture).all():
         raise InContextError("A picture holds values that are not numbers (NaN or infinite). Make it again.")
     return Square(picture.shape[0], picture.shape[1], fit, side)

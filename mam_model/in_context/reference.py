@@ -24,6 +24,10 @@ class MaskIs(str, Enum):
     AREA = "area"
     STROKES = "strokes"
 
+    @classmethod
+    def _missing_(cls, value: object):
+        raise InContextError(f'A mask on a reference is an "area" or "strokes", not "{value}".')
+
 
 @dataclass(frozen=True, eq=False)
 class Reference:

@@ -221,10 +221,12 @@ def ensemble_noise(ensemble: int, latent_side: int, seed: int) -> Tensor:
     Returns:
         float32 [ensemble, 4, latent_side, latent_side] on the CPU, which gives the same numbers on every machine.
     Raises:
-        InContextError: an ensemble outside of 1..16.
+        InContextError: an ensemble outside of 1..16, or a seed of more than 64 bits.
     """
     if not 1 <= ensemble <= LARGEST_ENSEMBLE:
         raise InContextError(f"An ensemble has 1 to {LARGEST_ENSEMBLE} copies of each picture, not {ensemble}.")
+    if not -(2**63) <= seed < 2**64:
+        raise InContextError(f"A seed has at most 64 bits; {seed} has more.")
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(ensemble, 4, latent_side, latent_side, generator=generator)
 

@@ -369,6 +369,9 @@ def test_something_in_the_padding_alone_is_not_in_the_picture():
         ({"order": "left"}, '"area" or "score"'),
         ({"most": 0}, "most is at least 1"),
         ({"smallest_area": 0.5, "largest_area": 0.1}, "nothing could be found"),
+        ({"lowest_predicted_iou": 88}, "lowest_predicted_iou lies between 0 and 1, not at 88"),
+        ({"lowest_stability": float("nan")}, "lowest_stability lies between 0 and 1, not at nan"),
+        ({"largest_area": 90}, "largest_area lies between 0 and 1, not at 90"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(setting, sentence):

@@ -111,7 +111,7 @@ def test_targets_get_into_the_square_as_the_reference_did(fit):
 def test_a_fit_is_named_by_its_word():
     toy = ToyDiffusion()
     assert reference_of(toy, "r", fit="stretch").fit is Fit.STRETCH
-    with pytest.raises(ValueError, match="squeeze"):
+    with pytest.raises(InContextError, match='"pad", "stretch" or "crop", not "squeeze"'):
         reference_of(toy, "r", fit="squeeze")
 
 

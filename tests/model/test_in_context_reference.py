@@ -197,8 +197,19 @@ def test_there_is_no_reference_without_a_picture():
 
 @pytest.mark.parametrize("wrong", [(SIDE, SIDE), (SIDE, SIDE, 2), (0, SIDE, 3)])
 def test_what_is_no_picture_is_refused(wrong):
-    with pytest.raises(InContextError, match="height, width, 3"):
+    with pytest.raises(InContextError, match="height x width x 3"):
         take_reference(ToyDiffusion().networks(), [torch.rand(wrong)], [Prompt(mask=torch.ones(SIDE, SIDE))])
+
+
+def test_a_picture_of_8_bit_numbers_is_refused_instead_of_taken_for_white():
+    levels = torch.full((SIDE, SIDE, 3), 90, dtype=torch.uint8)
+    with pytest.raises(InContextError, match="Divide 8-bit values by 255"):
+        take_reference(ToyDiffusion().networks(), [levels], [Prompt(mask=torch.ones(SIDE, SIDE))])
+
+
+def test_a_mask_is_an_area_or_strokes():
+    with pytest.raises(InContextError, match='an "area" or "strokes", not "line"'):
+        take_reference(ToyDiffusion().networks(), [picture()], [Prompt(mask=torch.ones(SIDE, SIDE))], mask_is="line")
 
 
 def test_a_picture_with_nan_is_refused():

@@ -180,6 +180,12 @@ def test_an_ensemble_has_1_to_16_copies(ensemble):
         ensemble_noise(ensemble, 24, 0)
 
 
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_a_seed_of_more_than_64_bits_is_refused(seed):
+    with pytest.raises(InContextError, match="64 bits"):
+        ensemble_noise(1, 24, seed)
+
+
 def test_copies_of_a_picture_stand_together_and_share_their_noise_with_other_pictures():
     latents, noise = hashed("latents", 2, 4, 6, 6), hashed("noise", 3, 4, 6, 6)
     noisy = noised(latents, noise)

@@ -174,6 +174,11 @@ def test_what_is_no_picture_is_refused_naming_its_shape(shape):
     assert " x ".join(str(n) for n in shape) in str(refusal.value)
 
 
+def test_an_array_is_no_picture_and_what_makes_one_of_it_is_said():
+    with pytest.raises(ValueError, match=r"a PyTorch tensor, not a ndarray. torch.from_numpy"):
+        check_picture(picture().numpy())
+
+
 def test_no_step_changes_what_it_was_given(matting):
     image = picture()
     before = image.clone()

@@ -88,6 +88,8 @@ def test_a_box_over_the_edge_is_cut_at_the_edge():
         (Prompt(mask=one_pixel(255, torch.uint8)), "up to 255"),
         (Prompt(mask=one_pixel(2, torch.uint8)), "up to 2"),
         (Prompt(scribbles=one_pixel(4, torch.uint8)), "the value 4"),
+        (Prompt(mask=one_pixel(1).numpy()), "The mask is a PyTorch tensor, not a ndarray"),
+        (Prompt(scribbles=one_pixel(1).numpy()), "mask of strokes is a PyTorch tensor, not a ndarray"),
     ],
 )
 def test_what_has_no_meaning_is_refused_in_words(prompt, said):

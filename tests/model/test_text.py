@@ -120,6 +120,40 @@ def test_one_known_word_is_enough(detector):
     detector.check(["qwertz dog"])
 
 
+@pytest.mark.parametrize("subjects", ["dog", "", []])
+def test_a_text_that_is_no_list_and_an_empty_list_are_refused(detector, picture, subjects):
+    with pytest.raises(PromptError, match="a list of one subject or more"):
+        detector.detect(picture, subjects, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "spoilt, sentence",
+    [
+        (lambda picture: (255 * picture).to(torch.uint8), "Divide 8-bit values by 255"),
+        (lambda picture: picture * float("nan"), "NaN or infinite"),
+        (lambda picture: picture[..., 0], "height x width x 3"),
+        (lambda picture: picture[None], "height x width x 3"),
+        (lambda picture: picture.numpy(), "a PyTorch tensor, not a ndarray"),
+    ],
+    ids=["8 bits", "NaN", "grey", "a batch", "NumPy"],
+)
+def test_what_is_no_picture_is_refused_instead_of_searched(detector, picture, spoilt, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        detector.detect(spoilt(picture), ["dog"], 0.0, 0.0)
+
+
+def test_the_alpha_channel_of_a_picture_is_not_looked_at(detector, picture):
+    rgba = torch.cat((picture, torch.zeros(60, 90, 1)), dim=-1)
+    found = detector.detect(picture, ["dog"], 0.0, 0.0)
+    assert found and detector.detect(rgba, ["dog"], 0.0, 0.0) == found
+
+
+@pytest.mark.parametrize("thresholds", [(35, 0.25), (0.35, -1), (float("nan"), 0.25)])
+def test_a_threshold_outside_of_0_to_1_is_refused_instead_of_finding_nothing(detector, picture, thresholds):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        detector.detect(picture, ["dog"], *thresholds)
+
+
 @pytest.mark.parametrize("size", [(2000, 8), (8, 2000)])
 def test_a_mere_line_is_refused(detector, size):
     with pytest.raises(PromptError, match="too narrow"):
