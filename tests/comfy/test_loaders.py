@@ -189,6 +189,15 @@ def test_a_name_that_nobody_has_is_refused_before_anything_runs(comfy, loader):
 
 
 @LOADERS
+def test_a_published_file_of_another_folder_is_refused_instead_of_downloaded(comfy, loader):
+    published = comfy.module("mam_model.published").PUBLISHED
+    name = next(file.name for file in published if file.folder in ("sams", "mam") and file.folder != loader.folder)
+    run = load(comfy, loader, name)
+    assert not run.ok and run.executed == []
+    assert f'There is no "{name}" in models/{loader.folder}' in run.error
+
+
+@LOADERS
 def test_the_name_may_come_from_another_node(comfy, loader, model_file, tiny_sam_file, tiny_m2m_file):
     source = {"sams": tiny_sam_file, "mam": tiny_m2m_file}[loader.folder]
     model_file(loader, "chosen.pth").write_bytes(source.read_bytes())

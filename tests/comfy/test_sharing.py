@@ -68,6 +68,17 @@ def test_two_loaders_of_one_file_share_one_model(comfy, tiny_sam, tiny_m2m):
     assert len(models_in_memory(comfy)) == 2
 
 
+def test_a_file_and_a_link_to_it_are_one_model(comfy, tiny_m2m):
+    file = comfy.models_dir / "mam" / tiny_m2m
+    link = file.with_name("link.pth")
+    link.symlink_to(file)
+    two = {name: node("MAM_LoadM2M", m2m_name=name, precision="fp32") for name in (tiny_m2m, link.name)}
+    run = comfy.run(two | {f"see {name}": node("PreviewAny", source=(name, 0)) for name in two})
+    link.unlink()
+    assert run.ok, run.error
+    assert run.output(tiny_m2m) is run.output(link.name)
+
+
 def test_two_workflows_that_name_one_file_share_one_model(comfy, models, graph, tiny_sam):
     first = comfy.run(graph(pictures()))
     assert first.ok, first.error
