@@ -143,6 +143,9 @@ class SelectInstances(io.ComfyNode):
             chosen = [entry.found and not wanted for entry, wanted in zip(instances.entries, chosen)]
         kept, mattes = choose.keep(instances, alphas, chosen)
         frames = choose.merge_frames(kept, mattes, throw_exception_if_processing_interrupted)
+        # With one matte per frame both outputs are one tensor, because ComfyUI keeps every output in memory.
+        if len(mattes) == kept.frame_count:
+            mattes = frames
         return io.NodeOutput(frames, mattes, kept, ui=show_alphas(mattes))
 
 

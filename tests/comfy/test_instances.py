@@ -80,6 +80,14 @@ def test_one_matte_per_frame_comes_out_however_many_are_kept(comfy, two_discs):
     torch.testing.assert_close(frames[0], alphas[0] + alphas[1])
 
 
+def test_both_outputs_are_one_tensor_where_one_matte_per_frame_is_kept(comfy, two_discs):
+    """ComfyUI keeps every output in memory."""
+    for position, count in (("largest", 1), ("right", 2)):
+        run = comfy.run({**two_discs, **select("position", position=position, count=count)})
+        assert (run.output("kept", 0) is run.output("kept", 1)) == (count == 1)
+        assert torch.equal(run.output("kept", 0)[1], run.output("kept", 1)[-1])
+
+
 def test_words_where_numbers_belong_are_named_in_the_error(comfy, two_discs):
     run = comfy.run({**two_discs, **select("index", index="first")})
     assert not run.ok and '"first"' in run.error
