@@ -14,6 +14,10 @@ from torch import Tensor
 class PromptError(ValueError):
     """A prompt that cannot be used, said in words its author understands."""
 
+    def __init__(self, sentence: str):
+        # Half of an emoji, as a text that was cut may hold it, could not be written to a log, nor sent to a page.
+        super().__init__(sentence.encode("utf-8", "backslashreplace").decode())
+
 
 class Scribble(IntEnum):
     """Values of a scribble map: which stroke, if any, covers a pixel."""

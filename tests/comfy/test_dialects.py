@@ -113,6 +113,14 @@ def test_brackets_that_do_not_close_are_told_how_to_be_written(dialects, prompt_
         dialects.read_points("[[120 80]]", label=1)
 
 
+def test_what_is_quoted_can_be_written_to_a_log(dialects, prompt_error):
+    """Half of an emoji, as a text that was cut holds it, cannot: ComfyUI's worker would end over the message."""
+    for read in (lambda text: dialects.read_points(text, label=1), dialects.read_boxes):
+        with pytest.raises(prompt_error) as refusal:
+            read("here \ud83d")
+        assert b"here \\ud83d" in str(refusal.value).encode("utf-8")
+
+
 @pytest.mark.parametrize(
     "written",
     [
