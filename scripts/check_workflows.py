@@ -2,9 +2,9 @@
 
 Each is opened in both renderers (classic, and Nodes 2.0) and has to come out as it went in: no unknown node, no lost
 or impossible link, no widget with another value, no choice that is not offered, no node over another, every node inside
-the group it belongs to, also when a run has put pictures into the nodes, which makes them grow. Then the front end
-itself turns it into the API format; the result has to equal its twin in workflows/api, which the main job and the tests
-send to the server.
+the group it belongs to, no link across a group's title, also when a run has put pictures into the nodes, which makes
+them grow. Then the front end itself turns it into the API format; the result has to equal its twin in workflows/api,
+which the main job and the tests send to the server.
 
     --write               writes the twins instead of comparing with them
     --screenshots FOLDER  keeps a picture of every graph in every renderer
@@ -129,6 +129,22 @@ _LAYOUT = """() => {
         problems.push(`half out of the group "${group.name}": ${box.name} ` +
           JSON.stringify([box, group].map(({ x0, y0, x1, y1 }) => [x0, y0, x1, y1].map(Math.round))));
     }
+
+  // Where the front end writes a group's title. Of every link it keeps the path that it drew.
+  const { GROUP_FONT, GROUP_TEXT_SIZE: size, NODE_TITLE_HEIGHT: bar } = LiteGraph;
+  app.canvas.draw(true, true);
+  const brush = document.createElement("canvas").getContext("2d");
+  brush.font = `${size}px ${GROUP_FONT}`;
+  brush.lineWidth = app.canvas.connections_width;
+  const meets = (path, x0, y0, width) => {
+    for (let x = x0; x <= x0 + width; x += 2)
+      for (let y = y0; y <= y0 + size; y += 2) if (brush.isPointInStroke(path, x, y)) return true;
+    return false;
+  };
+  for (const { title, pos: [x, y] } of graph.groups ?? [])
+    for (const { path, id, origin_id, target_id } of graph.links.values())
+      if (meets(path, x + size / 2, y + (bar - size) / 2, brush.measureText(title).width))
+        problems.push(`crossed title: of "${title}", by link ${id} from node ${origin_id} to node ${target_id}`);
   return JSON.stringify(problems);
 }"""
 

@@ -82,6 +82,12 @@ def _half_out_of_its_group(workflow):
     _node(workflow, "MAM_PreviewMatte")["pos"][0] -= 60
 
 
+def _link_over_a_title(workflow):
+    loader = _node(workflow, "LoadImage")
+    (x, y), (width, _) = loader["pos"], loader["size"]
+    workflow["groups"].append({"title": "Over its output", "bounding": [x + width, y - 5, 300, 200]})
+
+
 def _node(workflow, kind):
     return next(node for node in workflow["nodes"] if node["type"] == kind)
 
@@ -95,6 +101,7 @@ def _node(workflow, kind):
         (_dead_choice, "choice that is not offered"),
         (_over_another, "overlap"),
         (_half_out_of_its_group, "half out of the group"),
+        (_link_over_a_title, "crossed title"),
     ],
 )
 def test_a_spoiled_workflow_is_noticed(renderer, spoil, complaint):
