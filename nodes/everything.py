@@ -242,16 +242,18 @@ class MatteEverything(io.ComfyNode):
             for number, target in enumerate(one_by_one(found)):
                 alphas[number] = m2m.matte(picture, target, merging)[0]
                 progress.reach(index, points_per_side**2, number + 1)
-            made = found.prompts, found.scores, alphas
             if mattes is None:
-                waiting.append(made)
+                # In the result's own precision, so that they take no more memory than it will.
+                kept = alphas.to(comfy.model_management.intermediate_dtype())
+                waiting.append((found.prompts, found.scores, kept))
             else:
-                mattes.add(*made)
+                mattes.add(found.prompts, found.scores, alphas)
         if mattes is None:
             mattes = MatteBatch([len(prompts) for prompts, *_ in waiting])
         while waiting:
             # Let go one by one: the result takes memory as it is filled, and does not lie beside all of them.
-            mattes.add(*waiting.pop(0))
+            prompts, scores, kept = waiting.pop(0)
+            mattes.add(prompts, scores, kept.float())
         progress.reach(len(image))
         return io.NodeOutput(*mattes.results, ui=show(view.numbered_instances(*frame) for frame in shown))
 

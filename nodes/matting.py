@@ -154,7 +154,9 @@ class MatteWithoutModels(io.ComfyNode):
 
 
 def _rough_masks(image: Tensor, mask: Tensor) -> PromptSet:
-    mask = masks(mask).float().cpu()
+    mask = masks(mask).cpu()
+    # Half precision stays: a copy of a whole clip would take twice its memory as long as the node runs.
+    mask = mask if mask.is_floating_point() else mask.float()
     if mask.any():
         check_same_size(image, mask)
     pair_count(image=image, mask=mask)

@@ -276,6 +276,21 @@ def test_mattes_take_the_memory_of_the_results_alone(comfy, monkeypatch, targets
     assert peak(33) - peak(1) < 1.3 * 32 * mattes_per_frame * 32 * 48 * 4
 
 
+def test_rough_masks_in_half_precision_take_no_memory_for_others(comfy, monkeypatch):
+    monkeypatch.setattr("comfy.model_management.intermediate_dtype", lambda: torch.float16)
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    monkeypatch.setattr(comfy.module("nodes.previews"), "MOST_FRAMES", 0)
+    clip = pictures(17, 32, 48), disc(32, 48, 24, 16, 10).half().repeat(17, 1, 1)
+
+    def matte(count: int):
+        image, mask = (batch[:count] for batch in clip)
+        return comfy.node("MAM_MatteWithoutModels").execute(image, mask=mask, method="none").result
+
+    assert growth_per_frame(matte) < 1.3 * 32 * 48 * 2
+    whole = comfy.node("MAM_MatteWithoutModels").execute(clip[0], mask=clip[1].float(), method="none").result[0]
+    assert torch.equal(matte(17)[0], whole)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_clip_of_masks_is_looked_through_without_memory_for_another_one(comfyui, value, dtype):

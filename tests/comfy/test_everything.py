@@ -88,30 +88,58 @@ def test_as_one_foreground_there_is_one_matte_per_frame(comfy, graph):
     assert [(entry.frame, entry.index, entry.found) for entry in index.entries] == [(0, 0, True), (1, 0, True)]
 
 
-@pytest.mark.parametrize("settings", [{"mode": "semantic"}, {"most": 1}])
-def test_where_a_frame_has_one_matte_a_clip_takes_the_memory_of_the_result_alone(
-    comfy, warm_models, monkeypatch, settings
-):
+@pytest.fixture
+def made_up(comfy, warm_models, monkeypatch):
+    """`made_up(targets)`: a function that mattes some frames of 320 x 480, in each of which so many things are found.
+
+    To count within the networks takes long: what they find is worked out before, and the mattes are made up.
+    """
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
     for module in ("everything", "previews"):
         monkeypatch.setattr(comfy.module(f"nodes.{module}"), "MOST_FRAMES", 0)
     node, (sam, m2m) = comfy.node("MAM_MatteEverything"), warm_models
-    # To count within the networks takes long: what they find is worked out before, and the mattes are made up.
-    one, prompt = pictures(1, 320, 480), comfy.module("mam_model.prompt").Prompt(box_xyxy_px=(20, 20, 300, 200))
-    found = sam.decode(comfy.node("MAM_EncodeImage").execute(sam, one).result[0][0].embedding, [prompt])
-    monkeypatch.setattr(comfy.module("mam_model.everything"), "find_everything", lambda *args, **settings: found)
-    monkeypatch.setattr(m2m, "look_at", lambda embedding: None)
-    monkeypatch.setattr(m2m, "matte", lambda picture, target, options: torch.full((len(target), 320, 480), 0.5))
+    one, prompt = pictures(1, 320, 480), comfy.module("mam_model.prompt").Prompt
+    embedding = comfy.node("MAM_EncodeImage").execute(sam, one).result[0][0].embedding
+
+    def build(targets: int):
+        found = sam.decode(embedding, [prompt(box_xyxy_px=(20, 20, 300 - 30 * n, 200)) for n in range(targets)])
+        monkeypatch.setattr(comfy.module("mam_model.everything"), "find_everything", lambda *args, **settings: found)
+        monkeypatch.setattr(m2m, "look_at", lambda embedding: None)
+        monkeypatch.setattr(m2m, "matte", lambda picture, target, options: torch.full((len(target), 320, 480), 0.4))
+        return lambda count, **settings: (
+            node.execute(sam, m2m, one.expand(count, -1, -1, -1), **{**FIND_NOISE, **settings}).result
+        )
+
+    return build
+
+
+@pytest.mark.parametrize("settings", [{"mode": "semantic"}, {"most": 1}])
+def test_where_a_frame_has_one_matte_a_clip_takes_the_memory_of_the_result_alone(made_up, settings):
+    matte = made_up(1)
 
     def peak(count: int) -> int:
-        image = one.repeat(count, 1, 1, 1)
         with torch.inference_mode(), LiveMemory() as memory:
-            alpha, mattes, _ = node.execute(sam, m2m, image, **{**FIND_NOISE, **settings}).result
+            alpha, mattes, _ = matte(count, **settings)
         assert alpha is mattes and len(alpha) == count
         return memory.peak_bytes
 
     peak(1)
     assert peak(9) - peak(1) < 1.3 * 8 * 320 * 480 * 4
+
+
+def test_mattes_that_wait_for_their_number_do_so_in_the_precision_of_the_result(made_up, monkeypatch):
+    monkeypatch.setattr("comfy.model_management.intermediate_dtype", lambda: torch.float16)
+    matte = made_up(3)
+
+    def peak(count: int) -> int:
+        with torch.inference_mode(), LiveMemory() as memory:
+            alpha, mattes, _ = matte(count)
+        assert mattes.dtype == torch.float16 and (len(alpha), len(mattes)) == (count, 3 * count)
+        return memory.peak_bytes
+
+    peak(1)
+    # Three that wait, as many in the result, and the frame's.
+    assert peak(9) - peak(1) < 1.1 * 8 * 7 * 320 * 480 * 2
 
 
 def test_no_more_things_are_matted_than_asked_for(comfy, graph, monkeypatch):
