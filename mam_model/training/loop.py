@@ -35,7 +35,6 @@ from .samples import Samples, batches
 from .saving import read_checkpoint, remove_parts, restore, save_checkpoint, write_atomically
 from .validation import Read, unseen_pictures, validate
 from .weight_maps import weight_maps
-from .workers import WorkerLost
 
 LATEST, BEST = "latest.pth", "best.pth"
 # What may be changed while a run is interrupted; everything else decides what it learns.
@@ -61,6 +60,9 @@ def train(config: Config, say: Callable[[str], None] = print) -> Path:
     reads them; `losses.csv`, `validation.csv` and `pictures/`. Ctrl-C and SIGTERM end the run after the step that is
     being made, with a checkpoint.
 
+    With workers, call it from the main thread: elsewhere PyTorch's loader does not hear of one that is killed while it
+    hands over a sample, and waits for the rest.
+
     Args:
         say: is given sentences on how the run goes.
     Returns:
@@ -84,8 +86,9 @@ def train(config: Config, say: Callable[[str], None] = print) -> Path:
                 ) from error
             if lost := place.lost_others(error):
                 raise TrainingError(lost) from error
-            raise
-        except WorkerLost as error:
+            # PyTorch has no class of its own for it.
+            if not str(error).startswith("DataLoader worker"):
+                raise
             raise TrainingError(
                 "A process that prepares samples was killed, most likely because memory ran out. "
                 f"{run.what_is_left()} Give the config fewer workers and start the same command again."
@@ -176,10 +179,8 @@ class _Run:
         guide = FrozenSam(self.sam, config.embedding_cache)
         model = place.wrapped(self.network.train())
         lower = torch.autocast(place.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
-        prepared = batches(self.samples, self.step, place.rank, place.world)
-        # Closed, because workers that nobody ends would be waited for at the end of this process.
-        with closing(prepared), stop_noted() as stop_asked:
-            for samples in prepared:
+        with stop_noted() as stop_asked:
+            for samples in batches(self.samples, self.step, place.rank, place.world):
                 features, pictures, masks = guide.inputs(samples)
                 true = _stacked([sample.alpha for sample in samples], place)
                 band = _stacked([sample.band for sample in samples], place)

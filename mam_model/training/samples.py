@@ -10,18 +10,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 
+from ..interrupts import unheard_by_children
 from ..morphology import outline
 from ..photo import PhotoError, read_photo
 from ..prompt import Prompt
 from .config import Augmentation, Backgrounds, Composed, Config, Foregrounds, Rendering, TrainingError
 from .folders import Pair, find_pairs, find_pictures, read_pair
 from .weight_maps import generator, plain, random_trimap, scaled
-from .workers import worked_ahead
 
 # So many draws in a row without a sample mean that the data is of no use, not that the draws were unlucky.
 _MOST_DRAWS = 30
@@ -56,7 +55,7 @@ class Sample:
 
 
 class Samples:
-    """Sample i of a run, for any i.
+    """Sample i of a run, for any i; a map-style data set of PyTorch's loader.
 
     Args:
         side: of SAM's square in pixels.
@@ -162,17 +161,61 @@ def batches(samples: Samples, first: int, process: int = 0, processes: int = 1) 
 
     Raises:
         TrainingError: see `Samples.__getitem__`.
-        WorkerLost: a worker was killed.
     """
     batch = samples.config.schedule.batch
     part = batch // processes
     starts = range(first * batch + process * part, len(samples), batch)
-    prepare, workers = partial(_together, samples, part), samples.config.workers
-    yield from worked_ahead(prepare, starts, workers) if workers else map(prepare, starts)
+    loader = torch.utils.data.DataLoader(
+        _Answers(samples),
+        batch_sampler=[range(start, start + part) for start in starts],
+        num_workers=samples.config.workers,
+        collate_fn=list,
+        worker_init_fn=_begin_worker,
+        # Forked from a process that had trained before, workers were seen to wait for ever: a fork inherits the state
+        # of its libraries' threads, but not the threads.
+        multiprocessing_context="spawn" if samples.config.workers else None,
+    )
+    with unheard_by_children():
+        prepared = iter(loader)
+    try:
+        for answers in prepared:
+            for answer in answers:
+                if isinstance(answer, TrainingError):
+                    raise answer
+            yield answers
+    finally:
+        # An error holds what was known where it was raised. Workers that nobody tells to end would be waited for.
+        del prepared
 
 
-def _together(samples: Samples, count: int, start: int) -> list[Sample]:
-    return [samples[number] for number in range(start, start + count)]
+class _Answers(torch.utils.data.Dataset):
+    """Samples, or what is wrong: an exception that a worker raised would come out with its traceback as text."""
+
+    def __init__(self, samples: Samples):
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, number: int) -> Sample | TrainingError:
+        try:
+            return self._samples[number]
+        except TrainingError as error:
+            return error
+
+
+def _begin_worker(_: int) -> None:
+    import signal
+
+    import cv2
+
+    # Ctrl-C reaches all processes of a terminal, and SIGTERM those that torchrun, Slurm or systemd end together. The
+    # one that trains decides what becomes of it; when it is gone, its workers see that and end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # There are as many workers as the config wants; each with threads of its own would be too many.
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
 
 
 def tight_box(alpha: np.ndarray) -> tuple[float, float, float, float] | None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 import time
 import tracemalloc
 from dataclasses import replace
@@ -36,7 +33,6 @@ from mam_model.training.samples import (
     rough_mask,
     tight_box,
 )
-from mam_model.training.workers import WorkerLost
 
 SIDE = 64
 STILL = Augmentation(rotation_deg=0, scale=(1, 1), shear_deg=0, flip=0, hue_deg=0, saturation=0, value=0)
@@ -340,30 +336,6 @@ def test_data_of_which_nothing_can_be_used_ends_the_run_with_a_sentence(data, wo
     deadline = time.monotonic() + 30
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="processes are killed otherwise elsewhere")
-def test_workers_that_are_killed_in_the_middle_of_their_samples_are_not_waited_for(data):
-    """In a thread, where PyTorch's loader never hears of it. The samples are larger than what a pipe holds."""
-    ended = []
-
-    def read() -> None:
-        prepared = batches(Samples(config(data, workers=2), 512), 0)
-        next(prepared)
-        # The workers have more than enough to send, and nobody reads.
-        time.sleep(2)
-        for worker in multiprocessing.active_children():
-            os.kill(worker.pid, signal.SIGKILL)
-        try:
-            list(prepared)
-        except WorkerLost as error:
-            ended.append(error)
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    reader.join(60)
-    assert ended
     assert not multiprocessing.active_children()
 
 
