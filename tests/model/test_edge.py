@@ -75,7 +75,7 @@ def test_feathering_softens_and_keeps_a_cut_off_subject_solid_at_the_border():
     assert torch.all(soft[:, :-1] >= soft[:, 1:] - 1e-6)
 
 
-@pytest.mark.parametrize("feather_px", [0.05, 0.1, 0.4, 1.7, 12.3, 25.0, 200.0])
+@pytest.mark.parametrize("feather_px", [0.05, 0.1, 0.4, 1.7, 12.3, 30.0, 200.0])
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (300, 200)])
 def test_feathering_is_opencvs_blur_of_any_width(feather_px, size):
     import cv2
