@@ -373,6 +373,16 @@ def test_strokes_of_a_prompt_and_of_a_mask_mark_alike(comfy, workflow, tensors):
     assert by_mask[0, 60:64, 30:150].min() == 1
 
 
+def test_the_blank_mask_of_load_image_says_nothing_beside_a_prompt(comfy, workflow, tensors):
+    example = pictures(1, 96, 96)
+    graph = workflow(
+        None, reference=example, mask=torch.zeros(1, 64, 64), prompt=node("MAM_PromptMask", mask=("drawn", 0))
+    )
+    run = comfy.run({**graph, "drawn": node(tensors(left_half(example)))})
+    assert run.ok, run.error
+    assert run.output("reference", 1).any()
+
+
 @pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
 @pytest.mark.parametrize("size", [(40, 120), (150, 60)], ids=["wide", "tall"])
 def test_reference_and_targets_may_differ_in_size_and_shape(comfy, workflow, fit, size):

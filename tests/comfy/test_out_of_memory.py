@@ -261,6 +261,8 @@ def test_another_view_of_a_network_brings_it_back_too(models, tiny_sam):
     compiled.leave_device()
     sam.load(0)
     assert {weight.dtype for weight in sam.network.image_encoder.parameters()} == {torch.bfloat16}
+    compiled.load(0)
+    assert not compiled.on_processor
 
 
 def _in_vain_unless(unloaded: list, work):
