@@ -14,6 +14,8 @@ SURE_SUBJECT = 0.95
 
 # The least share of its full reach that an adaptive band has, and the steps in which the share grows.
 _REACHES = (0.25, 0.5, 0.75, 1.0)
+# OpenCV 4.10 measures 30 pixels as 30.000002, OpenCV 5 as 30. Distances that are this near count as one.
+_ROUNDED = 1 + 1e-6
 
 
 def trimap_from_mask(mask: Tensor, inner_px: float, outer_px: float) -> Tensor:
@@ -105,7 +107,7 @@ def mask_from_trimap(trimap: Tensor) -> Tensor:
     to_background = _distance_to(trimap <= SURE_BACKGROUND)
     to_subject = _distance_to(trimap >= SURE_SUBJECT)
     dtype = trimap.dtype if trimap.is_floating_point() else torch.float32
-    return ((to_subject <= to_background) & to_subject.isfinite()).to(trimap.device, dtype)
+    return ((to_subject <= to_background * _ROUNDED) & to_subject.isfinite()).to(trimap.device, dtype)
 
 
 def _check_widths(inner_px: float, outer_px: float) -> None:
@@ -133,8 +135,8 @@ def _adaptive(alpha: np.ndarray, inner_px: float, outer_px: float) -> np.ndarray
         softer = soft & (share >= reach)
         to_background = _plane_distance_to(~subject if narrowest else softer)
         to_subject = _plane_distance_to(~background if narrowest else softer)
-        unknown |= subject & (to_background <= reach * inner_px)
-        unknown |= background & (to_subject <= reach * outer_px)
+        unknown |= subject & (to_background <= reach * inner_px * _ROUNDED)
+        unknown |= background & (to_subject <= reach * outer_px * _ROUNDED)
     return np.where(unknown, np.float32(0.5), subject.astype(np.float32))
 
 
@@ -157,7 +159,7 @@ def _deeper_than(region: Tensor, width_px: float) -> Tensor:
     """Where a pixel of `region` [..., H, W] is farther than `width_px` from every pixel outside the region."""
     if width_px == 0:
         return region
-    return _distance_to(~region) > width_px
+    return _distance_to(~region) > width_px * _ROUNDED
 
 
 def _distance_to(area: Tensor) -> Tensor:

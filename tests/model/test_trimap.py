@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -49,6 +51,20 @@ def test_the_inner_width_reaches_into_the_subject_and_the_outer_one_out_of_it():
     unknown = trimap_from_mask(mask, 6, 2) == 0.5
     assert (unknown & (mask > 0)).sum() > 2 * (unknown & (mask == 0)).sum()
     assert trimap_from_mask(mask, 6, 2)[mask > 0].min() == 0.5
+
+
+def test_distances_that_opencv_rounds_up_make_no_other_trimap(monkeypatch):
+    mask = torch.zeros(9, 90)
+    mask[:, :45] = 1
+    soft = torch.tensor([0.0] * 30 + [0.5] * 10 + [1.0] * 50).expand(9, 90)
+    trimap = trimap_from_mask(mask, 30, 15)
+
+    def made() -> list[torch.Tensor]:
+        return [trimap_from_mask(mask, 30, 15), trimap_adaptive(soft, 20, 10), mask_from_trimap(trimap)]
+
+    expected, exact = made(), cv2.distanceTransform
+    monkeypatch.setattr(cv2, "distanceTransform", lambda *given: np.nextafter(exact(*given), np.float32(np.inf)))
+    assert all(map(torch.equal, made(), expected))
 
 
 def test_every_mask_of_a_batch_gets_its_own_trimap():
