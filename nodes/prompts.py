@@ -309,9 +309,11 @@ class CombinePrompts(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompts: dict[str, PromptSet], combine_as: str) -> io.NodeOutput:
-        if not prompts:
+        # An API prompt may name a socket and give it nothing, as it may leave it out.
+        given = [prompt for prompt in prompts.values() if prompt is not None]
+        if not given:
             raise PromptError("Connect a prompt: there is nothing to combine.")
-        first, *others = prompts.values()
+        first, *others = given
         for other in others:
             first = first.merged_with(other) if combine_as == "the same target" else first.joined_with(other)
         return io.NodeOutput(first)

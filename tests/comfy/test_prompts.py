@@ -201,8 +201,18 @@ def test_without_a_bypassed_or_muted_prompt_the_others_are_combined(prompt_of, s
     assert target.box_xyxy_px == (1, 2, 30, 40)
 
 
-def test_combining_nothing_is_refused(comfy):
-    run = comfy.run({"prompt": node("MAM_CombinePrompts", combine_as="the same target"), **look("prompt")})
+@pytest.mark.parametrize("combine_as", ["the same target", "further targets"])
+def test_a_socket_that_is_given_nothing_counts_as_not_connected(prompt_of, combine_as):
+    sockets = {"prompts.prompt0": None, "prompts.prompt1": ("box", 0), "prompts.prompt2": None}
+    graph = {"box": boxes("1 2 30 40"), "prompt": node("MAM_CombinePrompts", **sockets, combine_as=combine_as)}
+    ((target,),) = prompt_of(graph)
+    assert target.box_xyxy_px == (1, 2, 30, 40)
+
+
+@pytest.mark.parametrize("sockets", [{}, {"prompts.prompt0": None}], ids=["no socket", "an empty socket"])
+def test_combining_nothing_is_refused(comfy, sockets):
+    combine = node("MAM_CombinePrompts", **sockets, combine_as="the same target")
+    run = comfy.run({"prompt": combine, **look("prompt")})
     assert run.failed_node == "prompt" and "Connect a prompt" in run.error
 
 
