@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .prompt import Prompt
+from .prompt import Prompt, PromptError
 
 POSITIONS = ("left", "right", "top", "bottom", "center", "largest", "smallest")
 
@@ -99,16 +99,16 @@ def with_index(instances: Instances, text: str) -> list[bool]:
     """Which instances have one of the numbers within their frame; `text` is like "0", "0, 2" or "1-3".
 
     Raises:
-        ValueError: when the text is not such a list.
+        PromptError: when the text is not such a list.
     """
     numbers: set[int] = set()
     for part in filter(None, re.split(r"[\s,;]+", text.strip())):
         span = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part)
         if span is None:
-            raise ValueError(f'"{part}" is not a number of an instance. Write for example "0", "0, 2" or "1-3".')
+            raise PromptError(f'"{part}" is not a number of an instance. Write for example "0", "0, 2" or "1-3".')
         first, last = int(span[1]), int(span[2] or span[1])
         if first > last:
-            raise ValueError(f'"{part}" holds no number: write the smaller one first, "{last}-{first}".')
+            raise PromptError(f'"{part}" holds no number: write the smaller one first, "{last}-{first}".')
         numbers.update(range(first, last + 1))
     return [entry.index in numbers for entry in instances.entries]
 

@@ -121,7 +121,10 @@ def test_instances_are_chosen_by_their_number_within_the_frame(three_frames, tex
 
 
 @pytest.mark.parametrize(
-    ("text", "named"), [("first", "first"), ("0, -1", "-1"), ("1.5", "1.5"), ("1-", "1-"), ("0 1e3", "1e3")]
+    ("text", "named"),
+    [("first", "first"), ("0, -1", "-1"), ("1.5", "1.5"), ("1-", "1-"), ("0 1e3", "1e3")]
+    # Half an emoji, which no log could be told of.
+    + [("0 \ud83d", "\\ud83d")],
 )
 def test_what_is_no_number_of_an_instance_is_named(three_frames, text, named):
     with pytest.raises(ValueError) as refusal:
