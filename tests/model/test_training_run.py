@@ -44,6 +44,7 @@ from mam_model.training.processes import Place, SharedBatchNorm2d, joined
 from mam_model.training.progress import Table
 from mam_model.training.samples import Samples
 from mam_model.training.saving import read_checkpoint
+from mam_model.training.validation import unseen_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 64
@@ -617,6 +618,25 @@ def test_300_steps_lower_the_loss_and_the_mattes_of_unseen_pictures_beat_their_m
     _, mad, mse, mask_mad, mask_mse = map(float, line.split(","))
     assert mad < mask_mad
     assert mse < 0.9 * mask_mse
+
+
+@pytest.mark.slow
+def test_300_steps_on_solid_subjects_give_unseen_ones_better_mattes_than_any_blur_of_their_masks(config):
+    """Of subjects that are opaque but for their edges so few steps teach something. Measured: MAD 36.1 thousandths,
+    where the best blur, by a pixel, has 39.4 (with seed 1 31.7 and 32.3). With half the pictures a step it is a draw.
+    """
+    validation = Validation(every=300, rendered=24, shown=0, guidance="alpha")
+    schedule = Schedule(steps=300, batch=8, learning_rate=3e-3, warm_up=20, ones_until=300, trimap_until=300)
+    learning = replace(config, prompt="mask", schedule=schedule, validation=validation)
+    train(learning, Told())
+    (line,) = (config.folder / "validation.csv").read_text().splitlines()[1:]
+    mad = float(line.split(",")[1])
+    unseen = [read() for read in unseen_pictures(learning, SIDE, Told(), Told())]
+    blurs = [
+        np.mean([np.abs(cv2.GaussianBlur(one.prompt.mask.numpy(), (0, 0), sigma) - one.alpha).mean() for one in unseen])
+        for sigma in (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4)
+    ]
+    assert mad < 0.95 * 1000 * min(blurs)
 
 
 @pytest.mark.slow
