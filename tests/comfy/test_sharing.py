@@ -147,11 +147,11 @@ def test_a_picture_is_encoded_in_each_precision_that_is_asked_for(comfy, graph, 
     assert not torch.equal(exact, half)
 
 
-def test_a_picture_that_is_asked_for_again_and_again_pushes_no_other_out(comfyui, warm_models, encoded):
-    embedding_of = comfyui.module("nodes.embeddings").embedding_of
+def test_a_picture_that_is_asked_for_again_and_again_pushes_no_other_out(comfy, models, tiny_sam, encoded):
+    embedding_of, sam = comfy.module("nodes.embeddings").embedding_of, models.shared_sam(tiny_sam, "fp32")
     once, often = pictures(2)
     for picture in (once, *[often] * 8, once):
-        embedding_of(picture, warm_models[0])
+        embedding_of(picture, sam)
     assert len(encoded) == 2
 
 
