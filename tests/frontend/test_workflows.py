@@ -180,6 +180,50 @@ def test_names_that_a_user_gave_to_inputs_that_come_and_go_are_there_when_the_wo
     assert drawn is None or {f"my {name}" for name in names} <= set(drawn)
 
 
+# Combine Prompts with five prompts and Select Instances with a number from outside, as they were; then copied, or put
+# into a subgraph and taken out of it again.
+_COPIED = """async (way) => {
+  const { execute } = app.extensionManager.command;
+  await execute("Comfy.NewBlankWorkflow");
+  const pause = () => new Promise((done) => setTimeout(done, 100));
+  const add = (type) => { const node = LiteGraph.createNode(type); app.graph.add(node); return node; };
+  const into = (type, node, name) => {
+    const from = add(type);
+    from.title = `for ${name}`;
+    from.connect(0, node, node.inputs.findIndex((input) => input.name === name));
+  };
+  const combine = add("MAM_CombinePrompts"), select = add("MAM_SelectInstances");
+  for (let i = 0; i < 5; i++) into("MAM_PromptPoints", combine, `prompts.prompt${i}`);
+  into("PrimitiveInt", select, "by.count");
+  const linked = ({ graph, inputs }) => inputs.filter(({ link }) => link != null).map(({ name, link }) =>
+    [name, graph.getNodeById(graph.getLink(link).origin_id).title]);
+  const before = [combine, select].map(linked);
+  const { canvas } = app;
+  canvas.selectItems(way === "pasted with its links" ? [combine, select] : app.graph.nodes);
+  if (way === "unpacked") {
+    await execute("Comfy.Graph.ConvertToSubgraph");
+    await pause();
+    canvas.selectItems(app.graph.nodes);
+    await execute("Comfy.Graph.UnpackSubgraph");
+  } else {
+    canvas.copyToClipboard();
+    canvas.pasteFromClipboard({ connectInputs: way === "pasted with its links" });
+  }
+  await pause();
+  const last = (type) => app.graph.nodes.findLast((node) => node.type === type);
+  return [before, [last(combine.type), last(select.type)].map(linked)];
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["pasted", "pasted with its links", "unpacked"])
+def test_no_link_to_inputs_that_come_and_go_is_lost_when_a_node_is(renderer, way):
+    before, after = renderer.page.evaluate(_COPIED, way)
+    assert after == before
+    assert [name for name, _ in before[0]] == [f"prompts.prompt{number}" for number in range(5)]
+    assert before[1] == [["by.count", "for by.count"]]
+
+
 _ALONE = """(type) => {
   app.graph.clear();
   const node = LiteGraph.createNode(type);

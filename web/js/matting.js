@@ -118,21 +118,51 @@ function showWholeTitle(node) {
 }
 
 /**
- * Brings the names that a user gave to sockets and widgets back when a node comes from a file: ComfyUI makes those of
- * an input that grows, or depends on a choice, anew while it reads the node.
+ * Brings inputs that grow, or depend on a choice, back in the order that they had and under the names that a user gave
+ * to them when a node comes from a file or is copied: ComfyUI makes them anew while it reads the node, puts those that
+ * a new node does not have behind all others, and copies links by the number of the input.
  * @param {any} nodeType
  */
-function keepGivenNames(nodeType) {
+function keepInputs(nodeType) {
   const configure = nodeType.prototype.configure;
   nodeType.prototype.configure = function (/** @type {any} */ saved) {
-    const given = new Map((saved.inputs ?? []).map((/** @type {any} */ { name, label }) => [name, label]));
+    // ComfyUI changes the list while it reads the node.
+    const before = [...(saved.inputs ?? [])];
+    const given = new Map(before.map(({ name, label }) => [name, label]));
     configure.call(this, saved);
+    if (this.inputs?.some(comesAndGoes)) {
+      sortInputs(this, before);
+    }
     for (const input of (this.inputs ?? []).filter((/** @type {any} */ { name }) => given.get(name))) {
       input.label = given.get(input.name);
       const widget = this.widgets?.find((/** @type {any} */ { name }) => name === input.widget?.name);
       if (widget) widget.label = input.label;
     }
   };
+}
+
+/** @param {{ name: string }} input @returns {boolean} as `prompts.prompt3` does */
+function comesAndGoes({ name }) {
+  return name.includes(".");
+}
+
+/**
+ * @param {any} node
+ * @param {readonly { name: string }[]} before the order; an input that is not among these stays behind the one before it
+ */
+function sortInputs(node, before) {
+  const places = new Map(before.map(({ name }, place) => [name, place]));
+  let place = -1;
+  const placed = node.inputs.map((/** @type {any} */ input) => {
+    place = places.get(input.name) ?? place;
+    return { input, place };
+  });
+  placed.sort((/** @type {any} */ one, /** @type {any} */ other) => one.place - other.place);
+  node.inputs.splice(0, placed.length, ...placed.map((/** @type {any} */ { input }) => input));
+  node.inputs.forEach((/** @type {any} */ input, /** @type {number} */ slot) => {
+    const link = node.graph?.getLink(input.link);
+    if (link) link.target_slot = slot;
+  });
 }
 
 async function loadTexts() {
@@ -227,7 +257,7 @@ app.registerExtension({
   },
 
   beforeRegisterNodeDef(/** @type {any} */ nodeType, /** @type {any} */ nodeData) {
-    if (OURS.test(nodeData.name)) keepGivenNames(nodeType);
+    if (OURS.test(nodeData.name)) keepInputs(nodeType);
   },
 
   nodeCreated(/** @type {any} */ node) {
