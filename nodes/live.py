@@ -253,8 +253,8 @@ class Session:
             try:
                 await turn
             except asyncio.CancelledError:
-                # Whoever asked went away just when it was their turn.
-                if not turn.cancelled():
+                # Whoever asked went away just when it was their turn, unless a newer question had taken that.
+                if not turn.cancelled() and turn.exception() is None:
                     self._let_next_one_begin()
                 raise
         self._busy = True

@@ -589,6 +589,28 @@ def test_a_question_whose_page_went_away_holds_up_no_other(live):
     assert engine.asked[0] == 1 and engine.asked[-1] == 5
 
 
+def test_a_question_whose_page_went_away_when_a_newer_one_came_lets_none_begin_before_its_turn(live):
+    engine = Patient()
+    session = live.Session("0", (8, 8), b"", engine)
+
+    async def ask_four():
+        asked = [asyncio.create_task(session.ask(question(live, 1), (8, 8), "mask"))]
+        await asyncio.to_thread(engine.begun.acquire, timeout=30)
+        for x in (2, 3, 4):
+            asked.append(asyncio.create_task(session.ask(question(live, x), (8, 8), "mask")))
+            await asyncio.sleep(0)
+            if x == 3:
+                asked[1].cancel()
+                await asyncio.wait(asked[1:2])
+        engine.may_end.release(4)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, left, superseded, last = asyncio.run(ask_four())
+    assert isinstance(left, asyncio.CancelledError) and isinstance(superseded, live.Superseded)
+    assert (grey(first), grey(last)) == (1, 4)
+    assert engine.asked == [1, 4]
+
+
 def test_after_a_failure_the_session_goes_on_answering(live):
     engine = Patient()
     engine.may_end.release(2)
