@@ -77,6 +77,8 @@ class InContextModel:
         needed = max(
             self.backbone.running_bytes(pictures * ensemble, 4, side, side), self.decoder.decoding_bytes(pictures)
         )
+        # First and whole: what ComfyUI has brought in part, for want of room, it never completes.
+        self.decoder.load(0)
         models = [self.backbone.model, self.backbone.vae.patcher, self.decoder.patcher]
         comfy.model_management.load_models_gpu(models, memory_required=needed)
 

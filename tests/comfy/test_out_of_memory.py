@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -411,3 +412,23 @@ def test_a_batch_that_is_encoded_does_not_drive_mask_to_matte_from_a_card_that_i
     models.load_together([sam, m2m], 0)
     for _ in embeddings.embeddings_of(pictures(9, 32, 48), sam, [m2m]):
         assert devices_of(sam) == devices_of(m2m) == {"meta"}
+
+
+@pytest.mark.parametrize("spare_mib", [1000, 20, 2, 1, 0])
+def test_the_decoder_of_in_context_matting_is_on_the_card_as_a_whole_when_it_is_used(
+    comfyui, models, place, tiny_in_context_file, tiny_sam, tiny_m2m, card, spare_mib, monkeypatch
+):
+    decoder_name = place(tiny_in_context_file, comfyui.models_dir / models.IN_CONTEXT_FOLDER).name
+    card(spare_mib)
+    decoder = models.shared_in_context_decoder(decoder_name)
+    # In place of UNet and autoencoder, which ComfyUI may leave on the processor in part: they are of its own kind.
+    unet, autoencoder = models.shared_sam(tiny_sam, "fp32"), models.shared_m2m(tiny_m2m, "fp32")
+    vae = SimpleNamespace(patcher=autoencoder.patcher)
+    backbone = SimpleNamespace(model=unet.patcher, vae=vae, running_bytes=lambda *_: 0, encode=None, run=None)
+    icm = comfyui.module("nodes.in_context").InContextModel(backbone, decoder)
+    monkeypatch.setattr(decoder.network, "matte", lambda *_: devices_of(decoder))
+    for taken_away in (0, 2**40):
+        icm.load(1, 1)
+        # As the UNet may need it, which runs in between.
+        models.comfy.model_management.free_memory(taken_away, torch.device("meta"))
+        assert icm.networks.decode(None, torch.zeros(1), ()) == {"meta"} and not decoder.on_processor
