@@ -225,6 +225,13 @@ def test_pictures_and_mattes_pair_up_after_the_matting_too(comfy, tensors, node_
     assert not paired(0, 1).ok and not paired(1, 0).ok
 
 
+def test_results_lie_on_the_device_that_comfyui_wants(comfyui, monkeypatch):
+    """With --gpu-only it is the graphics card."""
+    batch = comfyui.module("nodes.batch")
+    monkeypatch.setattr("comfy.model_management.intermediate_device", lambda: torch.device("meta"))
+    assert batch.as_output(torch.zeros(2)).device.type == batch.room_for(2).device.type == "meta"
+
+
 @pytest.mark.parametrize(
     ("node_id", "mask", "settings"),
     [

@@ -128,6 +128,27 @@ def test_a_large_picture_shows_progress_tile_by_tile_and_can_be_cancelled_betwee
     assert run.interrupted and run.failed_node == "alpha"
 
 
+def test_without_sam_the_refiner_is_cancelled_between_the_tiles_of_a_picture(comfy, tensors, monkeypatch):
+    refiner = comfy.module("mam_model.refiner")
+    monkeypatch.setattr(refiner, "TILE_PX", 64)
+    forward, tiles = refiner.MaskRefiner.forward, []
+
+    def cancelled_in_the_first(self, *args):
+        tiles.append(1)
+        comfy._nodes.interrupt_processing()
+        return forward(self, *args)
+
+    monkeypatch.setattr(refiner.MaskRefiner, "forward", cancelled_in_the_first)
+    true = disc(200, 260, 130, 100, 70)
+    graph = {
+        "image": node(tensors(disc_picture(true))),
+        "mask": node(tensors((true > 0.5).float()[None])),
+        "alpha": node("MAM_MatteWithoutModels", image=("image", 0), mask=("mask", 0), method="refiner"),
+    }
+    run = comfy.run(graph | SHOWN)
+    assert run.interrupted and run.failed_node == "alpha" and len(tiles) == 1
+
+
 def test_when_the_memory_is_full_smaller_tiles_are_tried(refined, comfy, monkeypatch):
     refiner = comfy.module("mam_model.refiner")
     refine, sides = refiner.refine_mask, []
