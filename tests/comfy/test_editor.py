@@ -8,6 +8,7 @@ import gc
 import io
 import json
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -309,6 +310,15 @@ def test_a_session_gives_the_matte_that_the_job_gave(comfy, base, live, models):
     assert matte.score == pytest.approx(job["score"], abs=1e-5)
 
 
+def test_for_mask_and_matte_of_a_prompt_sam_is_asked_once_and_for_another_prompt_again(comfy, base, live, monkeypatch):
+    session = opened(comfy, live, {**base(pictures()), **live_picture()})
+    decoded = count_calls(monkeypatch, comfy.module("mam_model.sam").Sam, "decode")
+    of_point = [ask(session, POINT, stage) for stage in live.STAGES]
+    of_box = [ask(session, BOX, stage) for stage in live.STAGES]
+    assert len(decoded) == 2
+    assert all(point.png != box.png for point, box in zip(of_point, of_box))
+
+
 @pytest.mark.parametrize("models", [True, False])
 def test_the_mask_stage_is_the_hard_mask_without_its_matte(comfy, base, live, models):
     session = opened(comfy, live, {**base(disc_picture(disc(48, 64, 32, 24, 16))), **live_picture(models=models)})
@@ -318,8 +328,9 @@ def test_the_mask_stage_is_the_hard_mask_without_its_matte(comfy, base, live, mo
     assert mask.max() == 255 and "m2m" not in ask(session, BOX, "mask").timing
 
 
-def test_an_empty_prompt_gives_one_black_pixel(comfy, base, live):
-    session = opened(comfy, live, {**base(pictures()), **live_picture()})
+@pytest.mark.parametrize("models", [True, False])
+def test_an_empty_prompt_gives_one_black_pixel(comfy, base, live, models):
+    session = opened(comfy, live, {**base(pictures()), **live_picture(models=models)})
     for stage in live.STAGES:
         matte = ask(session, {}, stage)
         assert matte.region == (0, 0, 1, 1) and matte.score == 0
@@ -330,17 +341,32 @@ def test_live_coordinates_of_another_size_are_scaled_and_of_another_shape_refuse
     session = opened(comfy, live, {**base(pictures()), **live_picture()})
     twice = {"points": [{"x": 64, "y": 48, "label": 1}]}
     assert ask(session, twice, size=(128, 96)).png == ask(session, POINT).png
+    assert ask(session, POINT, size=(128, 96)).png != ask(session, POINT).png
     with pytest.raises(comfy.module("mam_model.prompt").PromptError, match="128 x 128 pixels, but this one is 64 x 48"):
         ask(session, twice, size=(128, 128))
 
 
-def test_a_live_matte_of_a_large_photo_is_made_small(comfy, base, live):
+def test_a_live_matte_of_a_large_photo_is_made_small(comfy, base, live, monkeypatch):
+    matting, bands_px = comfy.module("mam_model.matting"), []
+    matte_targets = matting.matte_targets
+
+    def noting_the_bands(network, picture, guidance, options, *rest):
+        bands_px.append(options.width_os8)
+        return matte_targets(network, picture, guidance, options, *rest)
+
+    monkeypatch.setattr(matting, "matte_targets", noting_the_bands)
     large = pictures(1, 900, 1200)
     for models, size in ((True, (256, 192)), (False, (512, 384))):
-        session = opened(comfy, live, {**base(large), **live_picture(models=models)})
+        session = opened(comfy, live, {**base(large), **live_picture(models=models, width_os8=30)})
         assert session.size == (1200, 900)
         assert ask(session, {"box": {"x": 300, "y": 200, "width": 600, "height": 500}}).size == size
         assert max(Image.open(io.BytesIO(session.jpeg)).size) == (256 if models else 1024)
+    assert bands_px == [round(30 * 256 / 1200)]
+
+
+def test_a_small_picture_is_shown_as_it_is(live):
+    assert live.shrunk(pictures(1, 48, 64)[0]).shape == (48, 64, 3)
+    assert live.ClassicalEngine(pictures(1, 48, 64)[0]).matte_size == (64, 48)
 
 
 def test_without_models_the_live_engine_takes_the_quick_way(comfy, base, live, monkeypatch):
@@ -371,6 +397,41 @@ def test_the_same_picture_models_and_settings_are_the_same_session(comfy, base, 
     assert len(ids) == 3 and first not in ids
 
 
+def test_sessions_of_one_picture_with_different_models_are_different_ones(comfyui, live, monkeypatch):
+    monkeypatch.setattr(live, "_copied", lambda *_: torch.nn.Module())
+    frame, options = comfyui.module("mam_model.frame").Frame(8, 8), comfyui.module("mam_model.merge").MergeOptions()
+    picture = torch.full((8, 8, 3), 9, dtype=torch.uint8)
+
+    class Model(SimpleNamespace):
+        """Of a class of its own, as others cannot be referred to weakly."""
+
+    def session_with(**models) -> str:
+        given = {"sam": "a", "sam_in": torch.float32, "m2m": "b", "m2m_in": torch.float32, **models}
+        sam, m2m = (
+            Model(file=given[name], dtype=given[f"{name}_in"], device=torch.device("cpu")) for name in ("sam", "m2m")
+        )
+        return live.open_session(picture, (8, 8), live.ModelsEngine(sam, m2m, frame, None, options)).id
+
+    others = {"sam": "c", "sam_in": torch.float16, "m2m": "c", "m2m_in": torch.float16}
+    assert session_with() == session_with()
+    assert len({session_with(), *(session_with(**{name: other}) for name, other in others.items())}) == 5
+
+
+def test_pictures_that_are_shown_alike_but_differ_in_size_have_different_sessions(live):
+    small = torch.full((8, 8, 3), 9, dtype=torch.uint8)
+    engine = live.ClassicalEngine(small / 255)
+    first, second = (live.open_session(small, size, engine) for size in ((8, 8), (16, 16)))
+    assert first.id != second.id and second.size == (16, 16)
+
+
+def test_nobody_can_tell_the_session_of_a_picture_that_somebody_else_works_on(live, monkeypatch):
+    picture = torch.full((8, 8, 3), 9, dtype=torch.uint8)
+    engine = live.ClassicalEngine(picture / 255)
+    here = live.open_session(picture, (8, 8), engine).id
+    monkeypatch.setattr(live, "_secret", bytes(16))
+    assert live.open_session(picture, (8, 8), engine).id != here
+
+
 def test_at_most_sixteen_sessions_are_kept_and_the_ones_in_use_stay(comfy, live):
     first, *others = pictures(20, 8, 8, seed=7)
     engine = live.ClassicalEngine(first)
@@ -383,6 +444,30 @@ def test_at_most_sixteen_sessions_are_kept_and_the_ones_in_use_stay(comfy, live)
     assert live.session_of(kept) and live.session_of(made[-1])
     with pytest.raises(live.SessionGone):
         live.session_of(made[0])
+
+
+def test_a_session_that_is_opened_again_is_kept_longer_than_those_after_it(live):
+    first, second, *others = pictures(17, 8, 8, seed=7)
+    engine = live.ClassicalEngine(first)
+
+    def session_of(picture: torch.Tensor) -> str:
+        return live.open_session(live.shrunk(picture), (8, 8), engine).id
+
+    again, gone = session_of(first), session_of(second)
+    for picture in (*others[:14], first, others[14]):
+        session_of(picture)
+    assert live.session_of(again)
+    with pytest.raises(live.SessionGone):
+        live.session_of(gone)
+
+
+@pytest.mark.parametrize("name", ["sam", "m2m"])
+def test_a_session_is_gone_when_one_of_its_models_was_freed(comfy, base, live, name):
+    run = comfy.run({**base(pictures()), **live_picture()})
+    session = live.session_of(told(run, "live")["session"])
+    del live._copies[run.output(name)]
+    with pytest.raises(live.SessionGone):
+        ask(session, POINT)
 
 
 def test_freeing_memory_ends_a_session_with_models_and_leaves_nothing_behind(comfy, base, live):
@@ -681,21 +766,59 @@ def test_a_matte_begun_ahead_is_not_taken_for_that_of_another_prompt(live):
     assert [grey(matte) for matte in asyncio.run(ask_all())] == [2, 2]
 
 
-def test_what_goes_wrong_with_a_matte_begun_ahead_is_told_to_who_asks_for_it(live):
+def test_a_matte_ahead_that_a_newer_question_makes_needless_is_not_begun(live):
+    engine = Patient()
+    session = live.Session("0", (8, 8), b"", engine)
+    other_session = threading.Event()
+
+    async def ask_both():
+        first = asyncio.create_task(session.ask(question(live, 1), (8, 8), "mask", ahead=True))
+        await asyncio.to_thread(engine.begun.acquire, timeout=30)
+        live._thread.submit(other_session.wait, 30)
+        engine.may_end.release(3)
+        await first
+        second = asyncio.create_task(session.ask(question(live, 2), (8, 8), "mask"))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        other_session.set()
+        return await second
+
+    assert grey(asyncio.run(ask_both())) == 2
+    assert engine.asked == [1, 2]
+
+
+def test_no_matte_is_begun_ahead_of_a_question_that_waits(live):
     engine = Patient()
     session = live.Session("0", (8, 8), b"", engine)
 
-    def fails(prompt, stage, timing):
-        if stage == "matte":
-            raise live.SessionGone
+    async def ask_both():
+        first = asyncio.create_task(session.ask(question(live, 1), (8, 8), "mask", ahead=True))
+        await asyncio.to_thread(engine.begun.acquire, timeout=30)
+        second = asyncio.create_task(session.ask(question(live, 2), (8, 8), "mask"))
+        await asyncio.sleep(0)
+        engine.may_end.release(3)
+        return await asyncio.gather(first, second)
+
+    assert [grey(mask) for mask in asyncio.run(ask_both())] == [1, 2]
+    assert engine.asked == [1, 2]
+
+
+def test_what_goes_wrong_with_a_matte_begun_ahead_is_told_to_who_asks_for_it_and_not_again(live):
+    engine = Patient()
+    session = live.Session("0", (8, 8), b"", engine)
+    failures = [live.SessionGone]
+
+    def fails_once(prompt, stage, timing):
+        if stage == "matte" and failures:
+            raise failures.pop()
         return torch.ones(8, 8), 1.0
 
-    engine.matte = fails
+    engine.matte = fails_once
 
-    async def ask_both():
+    async def ask_all():
         await session.ask(question(live, 1), (8, 8), "mask", ahead=True)
         with pytest.raises(live.SessionGone):
             await session.ask(question(live, 1), (8, 8), "matte")
-        return await session.ask(question(live, 1), (8, 8), "mask")
+        return [await session.ask(question(live, 1), (8, 8), stage) for stage in ("matte", "mask")]
 
-    assert grey(asyncio.run(ask_both())) == 255
+    assert [grey(matte) for matte in asyncio.run(ask_all())] == [255, 255]

@@ -414,6 +414,29 @@ def test_a_batch_that_is_encoded_does_not_drive_mask_to_matte_from_a_card_that_i
         assert devices_of(sam) == devices_of(m2m) == {"meta"}
 
 
+@pytest.mark.parametrize(("is_too_large", "loads"), [(False, 3), (True, 1)])
+def test_sam_is_brought_to_its_device_for_every_picture_of_a_batch_until_it_is_too_large_for_one(
+    comfyui, models, tiny_sam, monkeypatch, is_too_large, loads
+):
+    embeddings, embedding = comfyui.module("nodes.embeddings"), comfyui.module("mam_model.sam").Embedding
+    sam, loaded = models.shared_sam(tiny_sam, "fp32"), []
+    beside, left_out = SimpleNamespace(on_processor=False), SimpleNamespace(on_processor=True)
+    # From an earlier batch, which says nothing of this one.
+    sam.on_processor = True
+
+    def load_together(shared, memory_bytes):
+        loaded.append(shared)
+        sam.on_processor = is_too_large
+
+    def encode(contents, frame):
+        return [embedding(torch.zeros(1, 256, 16, 16), content, frame) for content in contents]
+
+    monkeypatch.setattr(sam, "encode", encode)
+    monkeypatch.setattr(embeddings, "load_together", load_together)
+    assert len(list(embeddings.embeddings_of(pictures(3, 32, 48), sam, [beside, left_out]))) == 3
+    assert loaded == [[sam, beside]] * loads
+
+
 @pytest.mark.parametrize("spare_mib", [1000, 20, 2, 1, 0])
 def test_the_decoder_of_in_context_matting_is_on_the_card_as_a_whole_when_it_is_used(
     comfyui, models, place, tiny_in_context_file, tiny_sam, tiny_m2m, card, spare_mib, monkeypatch
