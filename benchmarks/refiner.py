@@ -3,6 +3,7 @@
     python benchmarks/refiner.py [--quick] [--size 1024 1024] [--runs 5] [--threads 2] [--weights FILE]
     python benchmarks/refiner.py --photos FOLDER [--pictures FOLDER] [--cutouts FOLDER] [--drawn WIDTH HEIGHT]
                                  [--sheet FILE] [--quick]
+    python benchmarks/refiner.py --photos FOLDER --large SIDE [--quick]
 
 The first form times `refine_mask` on drawn subjects whose edge is short, long and everywhere, and in the same run
 closed-form matting with a band of 10 pixels on both sides of the mask's edge. Medians.
@@ -12,6 +13,12 @@ The second form measures. Pictures with true alpha are NAME.png with NAME_alpha.
 in the colours of the --photos. None of these photos may have been seen in training. Each mask is alpha > 0.5 and what
 becomes of it: eroded, dilated and shifted by pixels, and in blocks (64 a side). A line gives the means of the mask's
 own errors and of the refined one's, and on how many pictures SAD, and MSE, is worse than the mask's.
+
+The third form measures what refining at smaller sizes first changes in large pictures. Square ones of SIDE pixels are
+rendered with the --photos, one of each kind, with other seeds than training's. Masks are exact, hard as SAM's (found at
+256 pixels) and soft as a background remover's (found at 1024). A line gives the mean SAD of the mask, of what is
+refined at the picture's size alone and of what is refined at smaller sizes first, the geometric mean of the ratio of
+the last two with its extremes, and that of their times.
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mam_model.metrics import gradient_error, mad, mse, sad  # noqa: E402 - needs the line above
-from mam_model.refiner import MaskRefiner, load_refiner, refine_mask  # noqa: E402
+from mam_model.refiner import LONGEST_PX, MaskRefiner, load_refiner, refine_mask  # noqa: E402
 from mam_model.trimap import trimap_from_mask  # noqa: E402
 from mam_model.trimap_matting import solve_trimap  # noqa: E402
 
@@ -196,6 +203,47 @@ def measure(options: argparse.Namespace, refiner: MaskRefiner) -> None:
         Image.fromarray(sheet).save(options.sheet)
 
 
+def masks_of_large(alpha: np.ndarray) -> dict[str, np.ndarray]:
+    exact, size = (alpha > 0.5).astype(np.float32), alpha.shape[::-1]
+
+    def found_at(side: int, blur: float) -> np.ndarray:
+        small = cv2.GaussianBlur(cv2.resize(exact, (side, side), interpolation=cv2.INTER_AREA), (0, 0), blur)
+        return cv2.resize(small, size, interpolation=cv2.INTER_LINEAR)
+
+    return {"exact": exact, "hard": (found_at(256, 0.7) > 0.5).astype(np.float32), "soft": found_at(1024, 1.5)}
+
+
+def measure_large(options: argparse.Namespace, refiner: MaskRefiner) -> None:
+    from mam_model.training.render import KINDS, render
+
+    photos = [read(file) for file in sorted(options.photos.iterdir()) if file.suffix in (".png", ".jpg")]
+    side = options.large
+    rows: dict[str, list[list[float]]] = {}
+    for number, kind in enumerate(KINDS[:2] if options.quick else KINDS):
+        drawn = render(5000 + number, side, side, kind=kind, backgrounds=photos, foreground_textures=photos)
+        for how, mask in masks_of_large(drawn.alpha).items():
+            row = [sad(mask, drawn.alpha)]
+            for longest_px in (side, LONGEST_PX):
+                began = time.perf_counter()
+                found = refine_mask(
+                    refiner, torch.from_numpy(drawn.picture), torch.from_numpy(mask), longest_px=longest_px
+                )
+                row += [sad(found.numpy(), drawn.alpha), time.perf_counter() - began]
+            rows.setdefault(how, []).append(row)
+            print(f"  {kind:12s} {how:6s} SAD {row[0] / 1e3:.1f} -> {row[1] / 1e3:.1f} {row[3] / 1e3:.1f}", flush=True)
+    print(
+        f"{side} x {side}, one picture of each kind; SAD in thousands: mask -> its own size alone, smaller ones first"
+    )
+    for how, row in rows.items():
+        mask, alone, alone_s, together, together_s = np.array(row).T
+        ratios = together / alone
+        print(
+            f"{how:6s} {mask.mean() / 1e3:6.1f} -> {alone.mean() / 1e3:6.1f} {together.mean() / 1e3:6.1f}   "
+            f"x {np.exp(np.log(ratios).mean()):.3f} ({ratios.min():.2f} to {ratios.max():.2f})   "
+            f"time x {np.median(together_s / alone_s):.2f}"
+        )
+
+
 def errors_of(found: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     kinds = ((sad, 1e-3), (mse, 1e3), (mad, 1e3), (gradient_error, 1e-3))
     return np.array([unit * error(found, alpha) for error, unit in kinds])
@@ -244,11 +292,14 @@ def main() -> None:
     options.add_argument("--cutouts", type=Path)
     options.add_argument("--drawn", type=int, nargs=2, default=(560, 480), metavar=("WIDTH", "HEIGHT"))
     options.add_argument("--sheet", type=Path, help="picture to write: what was found, one line a picture")
+    options.add_argument("--large", type=int, metavar="SIDE", help="with --photos: large rendered pictures instead")
     options.add_argument("--quick", action="store_true", help="small and few, to see that it runs")
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     refiner = load_refiner(chosen.weights)
-    (measure if chosen.photos else time_it)(chosen, refiner)
+    if chosen.large and not chosen.photos:
+        options.error("--large needs --photos.")
+    (measure_large if chosen.large else measure if chosen.photos else time_it)(chosen, refiner)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoint import CheckpointError
+from .coarse_to_fine import corrected, halved
 from .m2m import AlphaPyramid, beside
 from .merge import unknown_area
 from .regions import Window, cover
@@ -29,7 +30,10 @@ STRIDE = 16
 """Pixels a side of the coarsest cell; tiles begin at multiples of it."""
 TILE_PX = 1024
 REACH_PX = 96
-"""How far from the mask's edge alpha may differ from the mask."""
+"""How far from the mask's edge alpha may differ from the mask, in pixels of the smallest size that is refined."""
+LONGEST_PX = 1536
+"""Longer side beyond which a picture is refined at half its size first. A cell of SAM's mask, of which there are 256 a
+side, is 6 pixels of this; the network has learned masks that are up to 8 pixels off."""
 
 # What is computed around a tile and thrown away, so that its own pixels see what lies around them.
 _HALO_PX = 64
@@ -274,28 +278,60 @@ def refine_mask(
     picture: Tensor,
     mask: Tensor,
     *,
+    longest_px: int = LONGEST_PX,
     tile_px: int = TILE_PX,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """The alpha of what a mask marks roughly.
 
     Only what lies within `REACH_PX` of the mask's edge is computed, in tiles; the rest is the mask. os8 replaces the
-    mask there, os4 and os1 what is uncertain in the coarser scale and around it.
+    mask there, os4 and os1 what is uncertain in the coarser scale and around it. A picture with a side of more than
+    `longest_px` is refined at half its size first, which is again refined at half its size if it is too large itself,
+    and the mask `corrected` by what was found there.
 
     Args:
         refiner: from `load_refiner`, on any device; the picture is moved there tile by tile.
         picture: float [H, W, 3] in 0..1, sRGB; any size.
         mask: float [H, W] in 0..1; soft values are allowed. A mask without an edge comes back as it is.
+        longest_px: the longer side of a picture that is refined at its own size alone.
         tile_px: the largest side of what is computed at a time, without its surroundings of 64 pixels.
-        on_tile: is told after each tile how many are done and how many there are.
+        on_tile: is told after each tile how many are done and how many there are, as many of the smaller sizes counted
+            as one as take as long.
     Returns:
         float32 [H, W] in 0..1, on the CPU.
     Raises:
-        ValueError: sizes that differ, no pixels, or values that are not numbers.
+        ValueError: sizes that differ, no pixels, values that are not numbers, or a tile or a side that is too short.
     """
-    _check(picture, mask, tile_px)
+    _check(picture, mask, tile_px, longest_px)
     given = mask.detach().float().cpu().clamp(0, 1)
-    alpha = given.numpy().copy()
+    if given.min() == given.max():
+        return given.clone()
+    sizes = [(picture.detach(), given)]
+    while max(sizes[0][1].shape) > longest_px:
+        sizes.insert(0, tuple(map(halved, sizes[0])))
+    alpha, before = None, None
+    for place, (seen, marked) in enumerate(sizes):
+        start = marked if alpha is None else corrected(marked, before, alpha)
+        alpha, before = _refined(refiner, seen, start, tile_px, _share_of(on_tile, place, len(sizes))), marked
+    return alpha
+
+
+def _share_of(on_tile: Callable[[int, int], None] | None, place: int, sizes: int) -> Callable[[int, int], None]:
+    """What is told after each tile of one of several sizes, of which each has four times the pixels of the last."""
+    done, whole = (sum(4**number for number in range(count)) for count in (place, sizes))
+
+    def tell(number: int, count: int) -> None:
+        if on_tile:
+            on_tile(done * count + 4**place * number, whole * count)
+
+    return tell
+
+
+def _refined(
+    refiner: MaskRefiner, picture: Tensor, given: Tensor, tile_px: int, on_tile: Callable[[int, int], None]
+) -> Tensor:
+    """`refine_mask` at the size of the picture alone."""
+    alpha = given.numpy()
     wanted = _near_edge(alpha)
     if wanted is None:
         return given.clone()
@@ -308,18 +344,17 @@ def refine_mask(
     merged = alpha.copy()
     for number, tile in enumerate(tiles, start=1):
         seen = tile.grown(_HALO_PX, height, width)
-        piece = picture.detach()[seen.rows, seen.columns].to(weight).clamp(0, 1).permute(2, 0, 1)[None]
+        piece = picture[seen.rows, seen.columns].to(weight).clamp(0, 1).permute(2, 0, 1)[None]
         marked = seen.of(given).to(weight)[None, None]
         with torch.inference_mode():
             pyramid = refiner(piece.contiguous(memory_format=torch.channels_last), marked)
         found = _merged(pyramid, seen.of(alpha), seen.of(wanted))
         tile.of(merged)[:] = tile.within(seen).of(found)
-        if on_tile:
-            on_tile(number, len(tiles))
+        on_tile(number, len(tiles))
     return torch.from_numpy(merged)
 
 
-def _check(picture: Tensor, mask: Tensor, tile_px: int) -> None:
+def _check(picture: Tensor, mask: Tensor, tile_px: int, longest_px: int) -> None:
     if picture.ndim != 3 or picture.shape[2] != 3 or mask.ndim != 2:
         raise ValueError(
             f"Give one picture as height x width x 3 and one mask as height x width, not {_spoken(picture)} and "
@@ -334,6 +369,8 @@ def _check(picture: Tensor, mask: Tensor, tile_px: int) -> None:
         raise ValueError("The picture has no pixels.")
     if tile_px < STRIDE:
         raise ValueError(f"A tile of {tile_px} pixels is too small. Choose {STRIDE} or more.")
+    if longest_px < STRIDE:
+        raise ValueError(f"A picture of {longest_px} pixels is too small to begin with. Choose {STRIDE} or more.")
     for name, values in (("picture", picture), ("mask", mask)):
         if not torch.isfinite(values).all():
             raise ValueError(f"The {name} holds values that are not numbers. Look at the node or file it comes from.")

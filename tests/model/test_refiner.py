@@ -147,6 +147,60 @@ def test_tiles_are_computed_only_near_the_edge_and_counted(shipped):
     assert told == [(number, len(seen)) for number in range(1, len(seen) + 1)]
 
 
+def made_smaller(alpha: np.ndarray, factor: int) -> dict[str, np.ndarray]:
+    """Masks of a picture that were found at a smaller size: soft, as by a background remover, and hard, as by SAM."""
+    height, width = alpha.shape
+    small = cv2.resize(
+        (alpha > 0.5).astype(np.float32), (width // factor, height // factor), interpolation=cv2.INTER_AREA
+    )
+    soft = cv2.resize(cv2.GaussianBlur(small, (0, 0), 1.5), (width, height), interpolation=cv2.INTER_LINEAR)
+    return {"soft": soft, "hard": (soft > 0.5).astype(np.float32)}
+
+
+@pytest.mark.parametrize("how, share", [("soft", 0.95), ("hard", 0.98)])
+def test_a_mask_that_was_made_smaller_gains_by_refining_at_half_the_size_first(shipped, how, share):
+    alone, together = [], []
+    for seed, kind in enumerate(("hair", "grass", "twigs", "defocus", "plush toy", "solid"), start=81):
+        picture = render(seed, 512, 512, kind=kind)
+        shown, mask = torch.from_numpy(picture.picture), made_smaller(picture.alpha, 4)[how]
+        for longest_px, errors in ((512, alone), (256, together)):
+            alpha = refine_mask(shipped, shown, torch.from_numpy(mask), longest_px=longest_px).numpy()
+            errors.append(np.abs(alpha - picture.alpha).mean())
+    assert np.mean(together) < share * np.mean(alone)
+
+
+def test_what_a_smaller_size_costs_a_hard_and_exact_mask_is_little(shipped, unseen):
+    for picture in unseen:
+        shown, mask = torch.from_numpy(picture.picture), torch.from_numpy(spoilt(picture.alpha)["exact"])
+        alone, together = (refine_mask(shipped, shown, mask, longest_px=side).numpy() for side in (320, 160))
+        assert np.abs(together - picture.alpha).mean() < 1.05 * np.abs(alone - picture.alpha).mean() + 1e-4
+
+
+@pytest.mark.parametrize("height, width", [(1, 700), (301, 37), (123, 210)])
+def test_any_size_is_refined_at_smaller_sizes_first(shipped, height, width):
+    torch.manual_seed(1)
+    mask = (torch.rand(height, width) > 0.5).float()
+    alpha = refine_mask(shipped, torch.rand(height, width, 3), mask, longest_px=16)
+    assert alpha.shape == mask.shape and alpha.dtype == torch.float32
+    assert alpha.min() >= 0 and alpha.max() <= 1
+
+
+def test_what_is_told_grows_over_all_sizes_and_ends_with_the_last_tile(shipped):
+    told = []
+    picture, mask = torch.rand(400, 500, 3), disc(400, 500, 120)
+    refine_mask(shipped, picture, mask, longest_px=128, tile_px=64, on_tile=lambda *count: told.append(count))
+    shares = [done / parts for done, parts in told]
+    assert shares == sorted(shares) and shares[0] < 0.05 and shares[-1] == 1
+
+
+def test_a_run_is_left_in_the_middle_of_a_smaller_size(shipped):
+    def cancel(done: int, parts: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        refine_mask(shipped, torch.rand(200, 200, 3), disc(200, 200, 60), longest_px=64, on_tile=cancel)
+
+
 def test_a_network_that_has_learned_nothing_gives_the_mask_at_its_own_scales():
     network = MaskRefiner().eval()
     mask = torch.zeros(1, 1, 64, 64)
@@ -201,6 +255,8 @@ def test_sizes_that_do_not_fit_are_refused_in_a_sentence(shipped):
         refine_mask(shipped, torch.rand(0, 30, 3), torch.rand(0, 30))
     with pytest.raises(ValueError, match="too small"):
         refine_mask(shipped, torch.rand(20, 20, 3), disc(20, 20, 5), tile_px=8)
+    with pytest.raises(ValueError, match="too small to begin with"):
+        refine_mask(shipped, torch.rand(20, 20, 3), disc(20, 20, 5), longest_px=0)
 
 
 def test_the_shipped_file_is_small_and_says_where_it_comes_from():
