@@ -196,8 +196,10 @@ def test_equal_pictures_have_equal_mattes_because_their_noise_is_the_same(comfy,
 def test_pictures_matted_at_once_get_the_mattes_they_get_alone(comfy, workflow):
     targets = pictures(3)
     alone = comfy.run(workflow(targets, ensemble=2)).output("mattes").clone()
-    together = comfy.run(workflow(targets, ensemble=2, at_once=2)).output("mattes")
-    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+    together = comfy.run(workflow(targets, ensemble=2, at_once=2))
+    torch.testing.assert_close(together.output("mattes"), alone, atol=1e-4, rtol=0)
+    instances = together.output("mattes", 2)
+    assert instances.frame_count == 3 and [entry.frame for entry in instances.entries] == [0, 1, 2]
 
 
 def test_a_full_graphics_card_gets_fewer_pictures_at_once_and_decodes_on_the_processor(
@@ -242,7 +244,7 @@ def test_several_reference_pictures_make_one_reference(comfy, workflow):
     both = run.output("mattes").clone()
     assert len(run.ui["reference"]["images"]) == 2
     first = comfy.run(workflow(pictures(1), reference=examples[:1])).output("mattes")
-    assert not torch.equal(both, first)
+    assert (both - first).abs().max() > 1e-4, "more than rounding"
 
 
 # What the diffusion model is asked for.
@@ -348,6 +350,20 @@ def test_the_region_shown_is_the_part_of_the_mask_that_counts(comfy, workflow):
     expected = torch.zeros(1, 256, 256)
     expected[:, 32:112, 48:192] = 1
     assert torch.equal(run.output("reference", 1), expected)
+    assert not run.output("reference", 0).reference.regions, "it would be in memory twice"
+
+
+def test_mattes_carry_the_label_of_the_reference(comfy, workflow):
+    labelled = node("MAM_PromptMask", mask=("mask", 0), label="cat")
+    run = comfy.run(workflow(pictures(2), prompt=labelled))
+    assert run.ok, run.error
+    assert [(entry.frame, entry.label) for entry in run.output("mattes", 2).entries] == [(0, "cat"), (1, "cat")]
+
+
+def test_the_reference_keeps_its_settings_for_the_targets_and_its_tokens_where_comfyui_counts_them(comfy, workflow):
+    kept = comfy.run(workflow(None, ensemble=2, seed=7, fit="crop")).output("reference")
+    assert (kept.reference.ensemble, kept.reference.seed, kept.reference.fit) == (2, 7, "crop")
+    assert len(kept) == 1 and kept[0] is kept.reference.tokens[0]
 
 
 @pytest.mark.parametrize("reach", [0, 5])
@@ -359,6 +375,17 @@ def test_a_point_marks_its_place_and_as_many_others_as_it_may_reach(comfy, workf
     assert region[0, 100, 70] == 1
     places = int(region.sum()) // 256
     assert places == 1 if reach == 0 else 5 <= places <= 6
+
+
+def test_all_targets_of_a_prompt_are_one_subject(comfy, workflow, give):
+    prompt = comfy.module("mam_model.prompt")
+    places_px = [(70.0, 100.0), (200.0, 40.0)]
+    targets = tuple(prompt.Prompt(points_px=(place,), labels=(1,)) for place in places_px)
+    two = give(MAM_PROMPT=prompt.PromptSet((targets,)))
+    run = comfy.run(workflow(None, reference=pictures(1, 256, 256), mask=None, prompt=two, reach=0))
+    assert run.ok, run.error
+    region = run.output("reference", 1)[0]
+    assert all(region[int(y), int(x)] == 1 for x, y in places_px) and region.sum() == 2 * 256
 
 
 def test_strokes_of_a_prompt_and_of_a_mask_mark_alike(comfy, workflow, tensors):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,6 +154,13 @@ def test_a_picture_that_is_asked_for_again_and_again_pushes_no_other_out(comfy, 
     for picture in (once, *[often] * 8, once):
         embedding_of(picture, sam)
     assert len(encoded) == 2
+
+
+def test_embeddings_do_not_stay_on_the_graphics_card(comfyui):
+    kept, content = torch.zeros(1, 256, 4, 4), torch.zeros(64, 64, 3, dtype=torch.uint8)
+    on_card = SimpleNamespace(features=SimpleNamespace(cpu=lambda: kept), content=content, frame=None)
+    features, _ = comfyui.module("nodes.embeddings").PictureEmbedding(on_card)
+    assert features is kept
 
 
 def test_freeing_memory_lets_go_of_models_and_embeddings(comfy, graph):
