@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusion_checkpoints
 import pytest
@@ -337,6 +338,25 @@ def test_comfyui_counts_all_three_networks_as_in_use(comfy, workflow, diffusion)
     assert icm.get_models() == [model, vae.patcher]
     in_memory = [loaded.model for loaded in current_loaded_models]
     assert all(any(one is patcher for one in in_memory) for patcher in (model, vae.patcher, icm.patcher))
+
+
+def test_the_unet_is_given_scaled_latents_at_step_200_with_an_empty_text(comfy, diffusion, decoder_name, monkeypatch):
+    model, clip, vae = diffusion
+    decoder = comfy.module("nodes.models").shared_in_context_decoder(decoder_name)
+    squares, given = pictures(2, 64, 64), {}
+
+    def noting_what_is_given(noisy, steps, **settings):
+        given.update(settings, steps=steps)
+
+    monkeypatch.setattr(model.model.diffusion_model, "forward", noting_what_is_given)
+    with torch.inference_mode():
+        backbone = comfy.module("nodes.diffusion_backbone").DiffusionBackbone
+        backbone = backbone.of(model, vae, clip, decoder.network.config)
+        torch.testing.assert_close(backbone.encode(squares), vae.encode(squares) * 0.18215)
+        backbone.run(torch.zeros(2, 4, 8, 8), SimpleNamespace(attention_blocks=()))
+        empty = clip.encode_from_tokens(clip.tokenize("")).to(given["context"])
+    assert given["steps"].tolist() == [200, 200]
+    assert torch.equal(given["context"], empty.expand(2, -1, -1))
 
 
 # Marking the reference, and pictures of any shape.
@@ -740,3 +760,20 @@ def test_a_vae_of_another_kind_of_latents_is_refused(comfy, workflow, loading, d
     run = comfy.run({**workflow(None), **loading()})
     assert not run.ok and run.failed_node == "icm"
     assert "latents of 16 channels" in run.error
+
+
+def test_a_vae_that_makes_pictures_smaller_than_stable_diffusions_is_refused(
+    comfy, workflow, loading, diffusion, monkeypatch
+):
+    monkeypatch.setattr(diffusion[2], "spacial_compression_encode", lambda: 16)
+    run = comfy.run({**workflow(None), **loading()})
+    assert not run.ok and run.failed_node == "icm"
+    assert "16 times smaller than the picture" in run.error
+
+
+def test_the_text_encoder_of_another_model_is_refused(comfy, workflow, loading, diffusion, give):
+    model, _, vae = diffusion
+    clip = SimpleNamespace(tokenize=str, encode_from_tokens=lambda _: torch.zeros(1, 77, 768))
+    run = comfy.run({**workflow(None), **loading(), "checkpoint": give(MODEL=model, CLIP=clip, VAE=vae)})
+    assert not run.ok and run.failed_node == "icm"
+    assert "gives 768 channels where Stable Diffusion 2.1 needs 1024" in run.error
