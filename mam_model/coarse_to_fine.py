@@ -63,12 +63,12 @@ def corrected(mask: Tensor, small_mask: Tensor, small_alpha: Tensor) -> Tensor:
     if near is not None:
         cells = near.grown(_AROUND, *small_mask.shape)
         pixels = cells.finer(2)
-        marked, small, found, sharpness = pixels.of(mask), *map(cells.of, (small_mask, small_alpha, contrast))
-        pixels.of(moved)[:] = _moved(marked, small, found, sharpness)
+        pixels.of(moved)[:] = _moved(pixels.of(mask), *map(cells.of, (small_mask, small_alpha, contrast)))
     return moved
 
 
 def _moved(mask: Tensor, small_mask: Tensor, small_alpha: Tensor, contrast: Tensor) -> Tensor:
+    """`corrected` in the part of the picture that holds all that differs and `_AROUND` cells more on each side."""
     height, width = mask.shape
     finer = torch.cat([_cells_of_difference(mask, small_mask, strip) for strip in _strips(height)])
     coarse = (1 - _largest(finer) / (_FINE * contrast.clamp_min(_CONTRAST))).clamp(0, 1) * (contrast > _CONTRAST)

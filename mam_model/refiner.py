@@ -309,10 +309,11 @@ def refine_mask(
     sizes = [(picture.detach(), given)]
     while max(sizes[0][1].shape) > longest_px:
         sizes.insert(0, tuple(map(halved, sizes[0])))
-    alpha, before = None, None
+    smaller = ()
     for place, (seen, marked) in enumerate(sizes):
-        start = marked if alpha is None else corrected(marked, before, alpha)
-        alpha, before = _refined(refiner, seen, start, tile_px, _share_of(on_tile, place, len(sizes))), marked
+        start = corrected(marked, *smaller) if smaller else marked
+        alpha = _refined(refiner, seen, start, tile_px, _share_of(on_tile, place, len(sizes)))
+        smaller = marked, alpha
     return alpha
 
 
