@@ -220,7 +220,7 @@ def measure_large(options: argparse.Namespace, refiner: MaskRefiner) -> None:
     side = options.large
     rows: dict[str, list[list[float]]] = {}
     for number, kind in enumerate(KINDS[:2] if options.quick else KINDS):
-        drawn = render(5000 + number, side, side, kind=kind, backgrounds=photos, foreground_textures=photos)
+        drawn = render(7000 + number, side, side, kind=kind, backgrounds=photos, foreground_textures=photos)
         for how, mask in masks_of_large(drawn.alpha).items():
             row = [sad(mask, drawn.alpha)]
             for longest_px in (side, LONGEST_PX):
