@@ -295,8 +295,8 @@ def refine_mask(
         mask: float [H, W] in 0..1; soft values are allowed. A mask without an edge comes back as it is.
         longest_px: the longer side of a picture that is refined at its own size alone.
         tile_px: the largest side of what is computed at a time, without its surroundings of 64 pixels.
-        on_tile: is told after each tile how many are done and how many there are, as many of the smaller sizes counted
-            as one as take as long.
+        on_tile: is told after each tile how much is done and of how much: tiles, if the picture is refined at its own
+            size alone.
     Returns:
         float32 [H, W] in 0..1, on the CPU.
     Raises:
@@ -318,7 +318,7 @@ def refine_mask(
 
 
 def _share_of(on_tile: Callable[[int, int], None] | None, place: int, sizes: int) -> Callable[[int, int], None]:
-    """What is told after each tile of one of several sizes, of which each has four times the pixels of the last."""
+    """What is told after each tile of one of several sizes, each of which counts four times as much as the smaller."""
     done, whole = (sum(4**number for number in range(count)) for count in (place, sizes))
 
     def tell(number: int, count: int) -> None:
