@@ -151,10 +151,15 @@ def drawn_cases(photos: list[np.ndarray], count: int, height: int, width: int) -
         yield name, coded.astype(np.float32) / 255, alpha.astype(np.float32)
 
 
-def cases(options: argparse.Namespace) -> Iterator[Case]:
-    photos = [read(file) for file in sorted(options.photos.iterdir()) if file.suffix in (".png", ".jpg")]
+def photos_in(folder: Path) -> list[np.ndarray]:
+    photos = [read(file) for file in sorted(folder.iterdir()) if file.suffix in (".png", ".jpg")]
     if not photos:
-        raise SystemExit(f"{options.photos} holds no .png or .jpg.")
+        raise SystemExit(f"{folder} holds no .png or .jpg.")
+    return photos
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    photos = photos_in(options.photos)
     if options.pictures:
         for file in sorted(options.pictures.glob("*_alpha.png")):
             yield file.stem[:-6], read(file.with_name(f"{file.stem[:-6]}.png")), read(file, "L")
@@ -216,8 +221,7 @@ def masks_of_large(alpha: np.ndarray) -> dict[str, np.ndarray]:
 def measure_large(options: argparse.Namespace, refiner: MaskRefiner) -> None:
     from mam_model.training.render import KINDS, render
 
-    photos = [read(file) for file in sorted(options.photos.iterdir()) if file.suffix in (".png", ".jpg")]
-    side = options.large
+    photos, side = photos_in(options.photos), options.large
     rows: dict[str, list[list[float]]] = {}
     for number, kind in enumerate(KINDS[:2] if options.quick else KINDS):
         drawn = render(7000 + number, side, side, kind=kind, backgrounds=photos, foreground_textures=photos)

@@ -392,7 +392,7 @@ def _near_edge(mask: np.ndarray) -> np.ndarray | None:
     changes = mask[:, 1:] != mask[:, :-1]
     edge[:, 1:] |= changes
     edge[:, :-1] |= changes
-    if not edge.any() or mask.min() == mask.max():
+    if not edge.any():
         return None
     return cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, 5) <= REACH_PX
 
